@@ -70,6 +70,8 @@ class Setting:
 
 POINTS = ((0.0, 0.10), (0.0, 0.05), (0.0, 0.0), (-0.01, 0.05), (-0.02, 0.05), (-0.05, 0.05))
 HELD = Setting(1000, 0, 200, 0.06, 0.12)
+"""Where the figures of `MUST` hold: versions differ on 6 % of old rows and on 12 % of new ones. Where they
+differ on 12 % of old rows too, no rule on 1000 golden rows can tell a loss of 2 points from none so well."""
 MUST = {
     (0.0, 0.10): (0.88, 1.0),
     (0.0, 0.0): (0.0, 0.08),
@@ -89,16 +91,15 @@ SETTINGS = (
 def gate_table(streams: int) -> bool:
     """Passed and harmful, in per cent, at true changes (old, new) in points."""
     names = [f"({100 * old:+.0f}, {100 * new:+.0f})" for old, new in POINTS]
-    print(
-        f"Gate: passed % / called harmful %, {streams} candidates each, by true change (old, new) in points\n"
-    )
+    print("Gate: passed % / called harmful %, by true change (old, new) in points;")
+    print(f"{streams} candidates a cell in the first two rows, a quarter of that in the others\n")
     print(
         "| golden | holdout | new | differ old/new | " + " | ".join(names) + " | failed checks at (+0, +10) |"
     )
     print("|---" * (5 + len(POINTS)) + "|")
     good = True
     for setting in SETTINGS:
-        n = streams if setting is HELD else max(streams // 4, 1)
+        n = streams if setting in SETTINGS[:2] else max(streams // 4, 1)
         cells, blamed = [], Counter[str]()
         for point in POINTS:
             rng = np.random.default_rng(7)

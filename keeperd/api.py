@@ -424,22 +424,16 @@ class Task(Component[OptionsT]):
         """
 
     @abstractmethod
-    def predict(
-        self, model: Path, texts: Sequence[str], max_tokens: int, context: Context
-    ) -> Prediction:
+    def predict(self, model: Path, texts: Sequence[str], max_tokens: int, context: Context) -> Prediction:
         """Run the model folder on texts (any number, any length) on `context.device`."""
 
     @abstractmethod
-    def metrics(
-        self, classes: Sequence[str], labels: Sequence[str], logits: np.ndarray
-    ) -> dict[str, float]:
+    def metrics(self, classes: Sequence[str], labels: Sequence[str], logits: np.ndarray) -> dict[str, float]:
         """Named figures of n labelled rows; the first is the one that the gate compares. A label
         that is not in `classes` counts as an error."""
 
     @abstractmethod
-    def scores(
-        self, classes: Sequence[str], labels: Sequence[str], logits: np.ndarray
-    ) -> np.ndarray:
+    def scores(self, classes: Sequence[str], labels: Sequence[str], logits: np.ndarray) -> np.ndarray:
         """float64 (n,): each row's own score, 0 (wrong) .. 1 (right), whose mean is the first of
         `metrics`; for paired comparison."""
 
@@ -540,6 +534,5 @@ class Hooks:
 
 
 KINDS: dict[str, type[Component[Any]]] = {
-    kind.kind: kind
-    for kind in (Reader, Filter, Detector, Strategy, Task, Exporter, Notifier)
+    kind.kind: kind for kind in (Reader, Filter, Detector, Strategy, Task, Exporter, Notifier)
 }

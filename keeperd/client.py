@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +23,6 @@ class UnreachableError(KeeperdError):
 _BY_STATUS: dict[int, type[KeeperdError]] = {
     400: BadInputError, 404: NotInLedgerError, 409: RefusedError, 413: BadInputError, 503: UnreachableError,
 }  # fmt: skip
-
-
-class _Connection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("keeperd", timeout=timeout)
-        self._path = path
-        self._seconds = timeout
-        self.sock: socket.socket
-
-    def connect(self) -> None:
-        """Connect to the socket file."""
-        self.sock = unix.connect(self._path, self._seconds)
 
 
 class Client:
@@ -93,10 +77,13 @@ class Client:
         return [str(line) for line in self._ask("POST", "/reload", {})["errors"]]
 
     def _ask(self, method: str, path: str, wish: JSON) -> Any:
-        connection = _Connection(self.path, self._timeout)
+        import http.client  # takes its time, and most commands need no answer
+
+        connection = http.client.HTTPConnection("keeperd")
+        body = None if wish is None else json.dumps(wish).encode()
         try:
-            body = None if wish is None else json.dumps(wish).encode()
-            connection.request(method, path, body, {"content-type": "application/json", "connection": "close"})
+            connection.sock = unix.connect(self.path, self._timeout)
+            connection.request(method, path, body, {"content-type": "application/json"})
             answer = connection.getresponse()
             status, text = answer.status, answer.read(MAX_ANSWER)
         except PermissionError as error:
@@ -108,7 +95,9 @@ class Client:
         try:
             value = json.loads(text)
         except ValueError as error:
-            raise UnreachableError(f"{self.path}: answered {status} without JSON; see the daemon's log") from error
+            raise UnreachableError(
+                f"{self.path}: answered {status} without JSON; see the daemon's log"
+            ) from error
         if status >= 400:
             raise _BY_STATUS.get(status, KeeperdError)(str(value.get("error", f"status {status}")))
         return value
@@ -118,4 +107,6 @@ class Client:
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return UnreachableError(f"{self.path}: the daemon does not answer ({reason}); see `systemctl status keeperd`")
+        return UnreachableError(
+            f"{self.path}: the daemon does not answer ({reason}); see `systemctl status keeperd`"
+        )

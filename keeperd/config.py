@@ -83,18 +83,34 @@ class Table(BaseModel):
 class Daemon(Table):
     """Settings of the daemon itself."""
 
-    rescan: Duration = Field(timedelta(minutes=5), description="how often watched folders are compared with the ledger")
-    settle: Duration = Field(timedelta(seconds=2), description="a file must keep its size this long before it is read")
-    polling: bool = Field(False, description="poll the watched folders instead of using inotify (for remote file systems)")
-    threads: int = Field(0, ge=0, le=256, description="CPU threads of a worker; 0: all cores that the daemon may use")
+    rescan: Duration = Field(
+        timedelta(minutes=5), description="how often watched folders are compared with the ledger"
+    )
+    settle: Duration = Field(
+        timedelta(seconds=2), description="a file must keep its size this long before it is read"
+    )
+    polling: bool = Field(
+        False, description="poll the watched folders instead of using inotify (for remote file systems)"
+    )
+    threads: int = Field(
+        0, ge=0, le=256, description="CPU threads of a worker; 0: all cores that the daemon may use"
+    )
     nice: int = Field(10, ge=0, le=19, description="niceness of workers")
     memory: Size = Field(0, description="address space limit of a worker; 0: none")
     retries: int = Field(3, ge=1, le=20, description="attempts at a step before the cycle is given up")
-    backoff: Duration = Field(timedelta(seconds=30), description="wait after a failed attempt; doubles each time, at most an hour")
-    plugins: AbsolutePath | None = Field(None, description="folder of dropped-in plugin files (one .py file each)")
+    backoff: Duration = Field(
+        timedelta(seconds=30), description="wait after a failed attempt; doubles each time, at most an hour"
+    )
+    plugins: AbsolutePath | None = Field(
+        None, description="folder of dropped-in plugin files (one .py file each)"
+    )
     workers: int = Field(1, ge=1, le=64, description="workers that may run at once")
     hear: list[str] = Field([], description="plugins whose event hook is called")
-    plugin_failures: int = Field(5, ge=1, description="failures in a row after which a plugin's event hook is left out until the daemon restarts")
+    plugin_failures: int = Field(
+        5,
+        ge=1,
+        description="failures in a row after which an event hook is left out until the next start",
+    )
     keep_runs: Duration = Field(timedelta(days=14), description="how long folders of finished runs are kept")
 
 
@@ -108,7 +124,9 @@ class Intake(Table):
     max_row: Size = Field(2**20, description="largest row")
     max_rows: int = Field(2_000_000, ge=1, description="most rows in one file")
     max_files: int = Field(200_000, ge=1, description="most files in one batch; the rest waits for the next")
-    near_duplicates: Share = Field(0.9, description="Jaccard similarity from which two texts count as the same; 1: exact only")
+    near_duplicates: Share = Field(
+        0.9, description="Jaccard similarity from which two texts count as the same; 1: exact only"
+    )
     dedupe_rows: int = Field(1_000_000, ge=0, description="how many earlier rows new rows are compared with")
     holdout: Share = Field(0.2, description="share of labelled rows that is never trained on")
 
@@ -117,14 +135,23 @@ class Decide(Table):
     """When drift leads to an update: drift x harm x amount x cooldown x budget."""
 
     detectors: list[str] = Field(["ngram"], description="detector plugins")
-    report: str | None = Field("evidently", description="detector plugin that renders a full HTML report when there is drift")
+    report: str | None = Field(
+        "evidently", description="detector plugin that renders a full HTML report when there is drift"
+    )
     alpha: float = Field(0.01, gt=0.0, lt=0.5, description="chance of a false alarm of one check")
     min_window: int = Field(50, ge=1, description="fewer rows wait for more before they are judged")
     min_labelled: int = Field(50, ge=2, description="fewer labelled rows are not trained on")
-    harm: float = Field(0.02, ge=0.0, le=1.0, description="loss of accuracy from which drift counts as harmful")
+    harm: float = Field(
+        0.02, ge=0.0, le=1.0, description="loss of accuracy from which drift counts as harmful"
+    )
     cooldown: Duration = Field(timedelta(hours=6), description="least time between two updates")
     updates_per_week: int = Field(7, ge=0, description="most updates in seven days; 0: no limit")
-    suspect: float = Field(0.2, ge=0.0, le=1.0, description="labels that disagree with the champion by this much more than expected make a batch suspect; 1: never")
+    suspect: float = Field(
+        0.2,
+        ge=0.0,
+        le=1.0,
+        description="excess disagreement of labels with the champion that makes a batch suspect; 1: never",
+    )
 
 
 class Training(Table):
@@ -135,7 +162,9 @@ class Training(Table):
     max_tokens: int = Field(128, ge=4, le=8192, description="longer texts are cut to this many tokens")
     memory_rows: int = Field(5000, ge=0, description="most old rows kept for replay")
     memory_share: Share = Field(0.2, description="share of the training rows seen that is kept for replay")
-    holdout_rows: int = Field(1000, ge=20, description="most rows of the memory holdout, on which forgetting is measured")
+    holdout_rows: int = Field(
+        1000, ge=20, description="most rows of the memory holdout, on which forgetting is measured"
+    )
     reference_rows: int = Field(1000, ge=20, description="most rows of the reference window")
     window_rows: int = Field(20_000, ge=10, description="most new rows in one update, the newest first")
     deadline: Duration = Field(timedelta(hours=6), description="a training that takes longer is stopped")
@@ -144,7 +173,9 @@ class Training(Table):
 class Gate(Table):
     """What a candidate must prove. Margins are in shares: 0.01 is one point."""
 
-    golden: AbsolutePath | None = Field(None, description="file with your own test rows, never trained on; sealed by its hash")
+    golden: AbsolutePath | None = Field(
+        None, description="file with your own test rows, never trained on; sealed by its hash"
+    )
     min_old: int = Field(50, ge=10, description="fewer old test rows reject")
     min_new: int = Field(20, ge=10, description="fewer new test rows reject")
     margin: Share = Field(0.01, description="how much the candidate may lose on old rows")
@@ -152,7 +183,9 @@ class Gate(Table):
     slice_margin: Share = Field(0.1, description="how much it may lose on one label or source")
     min_slice: int = Field(20, ge=5, description="smaller slices are shown but not judged")
     flips: Share = Field(0.1, description="most old rows that turn from right to wrong")
-    floor: float = Field(0.05, ge=0.0, le=1.0, description="how much version 1 must beat the most frequent label by")
+    floor: float = Field(
+        0.05, ge=0.0, le=1.0, description="how much version 1 must beat the most frequent label by"
+    )
 
 
 class Export(Table):
@@ -160,10 +193,14 @@ class Export(Table):
 
     exporter: str = Field("onnx", description="exporter plugin")
     agreement: Share = Field(0.975, description="least share of rows with the same label as the torch model")
-    max_loss: Share = Field(0.005, description="most accuracy that an artefact may lose against the torch model")
+    max_loss: Share = Field(
+        0.005, description="most accuracy that an artefact may lose against the torch model"
+    )
     verify_rows: int = Field(300, ge=10, description="real rows on which an artefact is compared")
     batch: int = Field(32, ge=1, le=4096, description="batch size of the throughput measurement")
-    providers: list[Literal["tensorrt", "cuda", "cpu"]] = Field(["cuda", "cpu"], description="where inference runs, best first; what is missing is passed over")
+    providers: list[Literal["tensorrt", "cuda", "cpu"]] = Field(
+        ["cuda", "cpu"], description="where inference runs, best first; what is missing is passed over"
+    )
 
 
 class Probation(Table):
@@ -183,7 +220,9 @@ class Model(Table):
     bootstrap: AbsolutePath | None = Field(None, description="labelled file that version 1 is trained on")
     watch: list[AbsolutePath] = Field(min_length=1, description="folders watched for new text")
     update: Literal["drift", "always", "schedule", "never"] = Field("drift", description="when to update")
-    schedule: str | None = Field(None, description='when to look, as in cron ("0 3 * * *"); needed for update = "schedule"')
+    schedule: str | None = Field(
+        None, description='when to look, as in cron ("0 3 * * *"); needed for update = "schedule"'
+    )
     approval: bool = Field(False, description="wait for `keeperd approve` before a promotion")
     seed: int = Field(0, ge=0, description="all random choices come from it")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where training runs")
@@ -206,17 +245,24 @@ class Notify(Table):
     """One notifier: a plugin, its options, and what it is told."""
 
     plugin: str = Field(description="notifier plugin")
-    events: list[str] = Field(["drift", "promoted", "rejected", "rolled back", "failed", "suspect", "approval", "alert"], description="kinds of events that are sent")
+    events: list[str] = Field(
+        ["drift", "promoted", "rejected", "rolled back", "failed", "suspect", "approval", "alert"],
+        description="kinds of events that are sent",
+    )
     models: list[str] = Field([], description="models whose events are sent; empty: all")
     examples: bool = Field(False, description="show sample texts (they may hold personal data)")
-    expire: Duration = Field(timedelta(days=7), description="a message that could not be sent for this long is given up")
+    expire: Duration = Field(
+        timedelta(days=7), description="a message that could not be sent for this long is given up"
+    )
     options: dict[str, Any] = Field({}, description="options of the plugin")
 
 
 class Settings(Table):
     """The whole file."""
 
-    state: AbsolutePath = Field(Path("/var/lib/keeperd"), description="folder of everything that keeperd writes")
+    state: AbsolutePath = Field(
+        Path("/var/lib/keeperd"), description="folder of everything that keeperd writes"
+    )
     daemon: Daemon = Daemon()
     notify: dict[str, Notify] = {}
     model: dict[str, Model] = {}
@@ -242,7 +288,9 @@ def load(path: Path) -> Settings:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be read: {error.strerror}; create it or name another with --config"]) from error
+        raise ConfigError(
+            [f"{path}: cannot be read: {error.strerror}; create it or name another with --config"]
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: not valid TOML: {error}"]) from error
     try:

@@ -12,7 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from keeperd.unix import peer_uid
 
 MAX_HEADER = 16 * 1024
-"""Bytes of a request line and headers."""
+"""Bytes of a request line and headers that have not come to their end."""
 MAX_CONNECTIONS = 64
 ASK_SECONDS = 5.0
 """To send a whole request."""

@@ -156,7 +156,9 @@ class _Routes:
 
     async def rollback(self, request: Request) -> JSONResponse:
         wish, desk = await _wish(request, _Rollback), self._signed(request)
-        return _Reply({"trigger": await run_in_threadpool(desk.trigger, wish.model, "rollback", wish.why, wish.to)})
+        return _Reply(
+            {"trigger": await run_in_threadpool(desk.trigger, wish.model, "rollback", wish.why, wish.to)}
+        )
 
     async def pause(self, request: Request) -> JSONResponse:
         wish, desk = await _wish(request, _ForModel), self._signed(request)
@@ -210,11 +212,21 @@ class ControlServer:
         self._path = path
         self._server = uvicorn.Server(
             uvicorn.Config(
-                application(desk), http=Connection, ws="none", lifespan="off", loop="asyncio", log_config=None,
-                access_log=False, server_header=False, date_header=False, proxy_headers=False, backlog=unix.BACKLOG,
-                timeout_graceful_shutdown=1, h11_max_incomplete_event_size=MAX_HEADER,
+                application(desk),
+                http=Connection,
+                ws="none",
+                lifespan="off",
+                loop="asyncio",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                proxy_headers=False,
+                backlog=unix.BACKLOG,
+                timeout_graceful_shutdown=1,
+                h11_max_incomplete_event_size=MAX_HEADER,
             )
-        )  # fmt: skip
+        )
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -227,7 +239,9 @@ class ControlServer:
             listener = unix.listen(self._path)
         except OSError as error:
             raise ControlError(f"{self._path}: cannot listen there: {error.strerror or error}") from error
-        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="control", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([listener],), name="control", daemon=True
+        )
         self._thread.start()
 
     @property

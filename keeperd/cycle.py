@@ -98,7 +98,11 @@ def update(cycle: Cycle, kit: Kit) -> Outcome | None:
     done = kit.run("train", kit.train_inputs())
     if done is None:
         return None
-    facts = {"train": done.result, "candidate": kit.folder(done, "candidate"), "version": done.result["version"]}
+    facts = {
+        "train": done.result,
+        "candidate": kit.folder(done, "candidate"),
+        "version": done.result["version"],
+    }
     return Outcome("GATE", f"version {done.result['version']} trained by {done.result['strategy']}", facts)
 
 
@@ -144,7 +148,9 @@ def approval(cycle: Cycle, kit: Kit) -> Outcome | None:
         return Outcome("PROMOTE", f"version {version} approved by the operator")
     if cycle.answer == "reject":
         record = kit.record.rejection(version, cycle.facts["batches"], harmful=False)
-        return Outcome("REJECTED", f"version {version} refused by the operator", kind="rejected", record=record)
+        return Outcome(
+            "REJECTED", f"version {version} refused by the operator", kind="rejected", record=record
+        )
     return None
 
 
@@ -164,7 +170,9 @@ def watch(cycle: Cycle, kit: Kit) -> Outcome | None:
     """Compare the new champion with its predecessor on labels that arrive later."""
     if kit.rollback_asked is not None:
         why, target = kit.rollback_asked.why, kit.rollback_asked.target
-        return Outcome("ROLLBACK", why, {"target": target, "rollback_why": why}, record=kit.record.taken("rollback"))
+        return Outcome(
+            "ROLLBACK", why, {"target": target, "rollback_why": why}, record=kit.record.taken("rollback")
+        )
     state, probed = cycle.facts["watch"], cycle.facts.get("probed", [])
     policy, since = kit.settings.probation, kit.promoted_at()
     if todo := kit.new_labelled_batches(exclude=probed):
@@ -173,8 +181,15 @@ def watch(cycle: Cycle, kit: Kit) -> Outcome | None:
             return None
         state = probation.watch(state, done.result["pairs"], policy)
         decision = probation.decide(state, policy, since, kit.now)
-        facts = {"watch": state, "probation": decision.facts(), "probed": [*probed, *todo], "probe": done.result}
-        return Outcome("PROBATION", decision.why, facts, "watched", kit.record.probe(cycle.facts, done.result))
+        facts = {
+            "watch": state,
+            "probation": decision.facts(),
+            "probed": [*probed, *todo],
+            "probe": done.result,
+        }
+        return Outcome(
+            "PROBATION", decision.why, facts, "watched", kit.record.probe(cycle.facts, done.result)
+        )
     decision = probation.decide(state, policy, since, kit.now)
     facts = {"probation": decision.facts()}
     if decision.action == "roll back":
@@ -194,7 +209,12 @@ def _look_for_labels(cycle: Cycle, kit: Kit) -> Outcome | None:
         return None
     kit.keep_batch(done)
     why = kit.describe_intake(done.result)
-    return Outcome("PROBATION", why, {"intakes": taken + 1}, record=kit.record.intake(done.result, done.out / "files.jsonl"))
+    return Outcome(
+        "PROBATION",
+        why,
+        {"intakes": taken + 1},
+        record=kit.record.intake(done.result, done.out / "files.jsonl"),
+    )
 
 
 def rollback(cycle: Cycle, kit: Kit) -> Outcome | None:

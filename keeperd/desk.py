@@ -74,7 +74,9 @@ class OpenDesk(Desk, Protocol):
 
 def no_daemon() -> list[str]:
     """The reload of a desk without a daemon."""
-    raise RefusedError("no daemon runs, so there is nothing to reload; the next start reads the new configuration")
+    raise RefusedError(
+        "no daemon runs, so there is nothing to reload; the next start reads the new configuration"
+    )
 
 
 @dataclass
@@ -113,7 +115,9 @@ class LedgerDesk:
         with self.store.transaction():
             champion = self.store.model(model)["champion"]
             if kind == "init" and champion is not None:
-                raise RefusedError(f"{model}: version {champion} serves already; `keeperd trigger {model}` looks for an update")
+                raise RefusedError(
+                    f"{model}: version {champion} serves already; look for an update: keeperd trigger {model}"
+                )
             if kind == "rollback":
                 self._check_target(model, champion, target)
             reason = _tidy(why) or f"asked for by {self.by}"
@@ -172,7 +176,9 @@ class LedgerDesk:
         others = [one["version"] for one in self.store.versions(model) if one["state"] in SERVED]
         others = [number for number in others if number != champion]
         if not others:
-            raise RefusedError(f"{model}: version {champion} is the only one that ever served; there is nothing to roll back to")
+            raise RefusedError(
+                f"{model}: no version but {champion} ever served; there is nothing to roll back to"
+            )
         if target == champion:
             raise RefusedError(f"{model}: version {champion} serves already; others: {_listed(others)}")
         if target is not None and target not in others:

@@ -14,6 +14,7 @@ from keeperd.api import KeeperdError
 from keeperd.clock import Clock
 from keeperd.cycle import Outcome
 from keeperd.deliveries import Deliveries
+from keeperd.hearing import Hearing
 from keeperd.kit import Kit
 from keeperd.paths import StatePaths
 from keeperd.runs import RunFailedError, Runs
@@ -36,6 +37,7 @@ class Engine:
         self.paths = StatePaths(settings.state)
         self.runs = Runs(store, self.paths, settings, clock)
         self._deliveries = Deliveries(store)
+        self._hearing = Hearing(store, self.runs)
         self._host = socket.gethostname()
         self._clean_at = clock.monotonic()
         self._taken_in: set[str] = set()
@@ -59,7 +61,9 @@ class Engine:
         files = self.paths.model(name)
         files.folder.mkdir(parents=True, exist_ok=True)
         (files.folder / ".live.tmp").unlink(missing_ok=True)
-        moving = any(one.model == name and one.state in {"PROMOTE", "ROLLBACK"} for one in self.store.open_cycles())
+        moving = any(
+            one.model == name and one.state in {"PROMOTE", "ROLLBACK"} for one in self.store.open_cycles()
+        )
         champion = self.store.model(name)["champion"]
         if champion is None or moving:
             return
@@ -87,6 +91,7 @@ class Engine:
             host=self._host,
             base=self.settings.daemon.backoff,
         )
+        self._hearing.push(self.settings)
         if self.clock.monotonic() >= self._clean_at:
             self._clean_at = self.clock.monotonic() + CLEAN_EVERY
             self.runs.clean(self.settings.daemon.keep_runs)
@@ -123,7 +128,11 @@ class Engine:
         with self.store.transaction():
             if current is not None:
                 kit = self._kit(current)
-                cycle.commit(current, kit, Outcome("FAILED", f"withdrawn: {asked.why}", kind="failed", record=kit.record.failure()))
+                cycle.commit(
+                    current,
+                    kit,
+                    Outcome("FAILED", f"withdrawn: {asked.why}", kind="failed", record=kit.record.failure()),
+                )
             facts = {"target": asked.target, "rollback_why": asked.why}
             number = self.store.open_cycle(name, "ROLLBACK", "rollback", asked.why, self.clock.now(), facts)
             self.store.take_triggers(number, [asked.id])
@@ -176,7 +185,13 @@ class Engine:
             self.store.retry_cycle(one.id, one.attempt + 1, kit.now + wait)
             told = keeps_on and one.attempt in {1, 5, 25}
             self.store.add_event(
-                kit.now, one.model, "alert" if told else "retry", f"{one.state}: {error}", one.id, one.state, one.state
+                kit.now,
+                one.model,
+                "alert" if told else "retry",
+                f"{one.state}: {error}",
+                one.id,
+                one.state,
+                one.state,
             )
 
     def _alert(self, model: str, number: int | None, why: str) -> None:

@@ -44,8 +44,8 @@ def recipe() -> bytes:
     """What makes sketches comparable: equal recipes, comparable sketches."""
     import rensa
 
-    version = rensa.RMinHash.ALGORITHM_VERSION
-    return f"rensa-{version} {SHINGLE}-grams {BANDS}x{BAND_ROWS} seed {SEED} unicode {unicodedata.unidata_version}".encode()
+    made = f"rensa-{rensa.RMinHash.ALGORITHM_VERSION} unicode-{unicodedata.unidata_version}"
+    return f"{made} {SHINGLE}-grams {BANDS}x{BAND_ROWS} seed-{SEED}".encode()
 
 
 @functools.cache
@@ -86,9 +86,10 @@ def digest(folded: str) -> tuple[str, int]:
     return sha.hexdigest(), int.from_bytes(sha.digest()[:8], "big")
 
 
-def holdout_limit(share: float) -> int:
-    """Texts with a hash below this belong to the holdout split: equal texts, the same side."""
-    return min(int(share * 2.0**64), 2**64 - 1) if share < 1.0 else 2**64
+def in_holdout(hashes: Hashes, share: float) -> npt.NDArray[np.bool_]:
+    """Which texts belong to the holdout split, a `share` (0..1) of all: by hash alone, so that equal
+    texts are always on the same side."""
+    return (hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53 < share
 
 
 def needed(similarity: float) -> int:

@@ -60,11 +60,8 @@ def judge(
         return Verdict(False, False, f"Rejected: {reason}.", tuple(checks), golden_sha=golden_sha)
     trials = [trial for trial in trials if trial.labels]
     rows = pool(trials, champion, candidate)
-    checks = [
-        Check(
-            "answers", True, f"Every one of {len(rows.truth)} rows has a sound answer.", rows=len(rows.truth)
-        )
-    ]
+    n = len(rows.truth)
+    checks = [Check("answers", True, f"Every one of {n} rows has a sound answer.", rows=n)]
     if champion is None:
         checks += _first(trials, rows, policy)
     else:

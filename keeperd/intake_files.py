@@ -1,32 +1,26 @@
-"""Watched folders -> what is new in them -> private, hashed copies.
+"""Watched folders -> what is new in them, found and opened without trusting anything in them.
 
-Everything in a watched folder is hostile: links, pipes, files that change or are swapped while
-they are looked at. A file is opened component by component without following links, checked on
-the open descriptor, copied, and only the copy is used. Standard library alone (but for unpacking),
-so that the daemon's rescan can use `scan`.
+Everything there is hostile: links, pipes, files that change or are swapped while they are looked
+at. A file is opened component by component without following links, and checked on the open
+descriptor. Standard library alone, so that the daemon's rescan can use it too.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol, Self
+from typing import Protocol, Self
 
 from keeperd.api import BadInputError
 
-CHUNK = 1 << 20
-IN_MEMORY = 8 << 20  # larger copies go to a temporary file in the work folder
-RATIO_FROM = 4 << 20  # output below this is never called a bomb: small files may be very regular
 DEPTH = 64
 UNFINISHED = (".tmp", ".part", "~")
-PACKED = {".gz": "gzip", ".zst": "zstd"}
+INODE = 2**63 - 1  # SQLite's integers are signed; some file systems use all 64 bits
 
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
@@ -56,6 +50,8 @@ class Found:
         folder: the watched folder it was found in.
         name: its real path below that folder.
         refused: why it will not be read, or "".
+        state: "ready", "unsettled" (it may still be written) or "unreadable" (for this user).
+        chosen: named by the operator, so it may be a hard link.
     """
 
     path: str
@@ -65,6 +61,8 @@ class Found:
     mtime_ns: int
     inode: int
     refused: str = ""
+    state: str = "ready"
+    chosen: bool = False
 
 
 @dataclass
@@ -91,19 +89,35 @@ def scan(folders: Sequence[str], known: KnownFiles, now: float, settle_s: float)
     """
     result = Scan()
     found: dict[str, Found] = {}  # by path, as watched folders may lie within each other
-    for folder in folders:
-        for name, status in _walk(folder, result.problems):
-            path = printable(f"{folder.rstrip('/')}/{name}")
-            if path in found or known.is_known(path, status.st_size, status.st_mtime_ns, status.st_ino):
-                continue
-            if not _settled(status, now, settle_s):
-                result.waiting += 1
-                continue
-            found[path] = Found(
-                path, folder, name, status.st_size, status.st_mtime_ns, status.st_ino, _refusal(status)
-            )
+    for file in new_files(folders, known, now, settle_s, result.problems):
+        if file.state == "ready":
+            found[file.path] = file
+            continue
+        result.waiting += 1
+        if file.state == "unreadable":
+            result.problems.append(f"{file.path}: not readable for this user; it waits for the next intake")
     result.files = [found[path] for path in sorted(found)]
     return result
+
+
+def new_files(
+    folders: Sequence[str], known: KnownFiles, now: float, settle_s: float, problems: list[str]
+) -> Iterator[Found]:
+    """The same, one by one and in no order, with those that are not ready; for a look that ends at
+    the first. `problems` gets a line for each folder that cannot be looked at."""
+    for folder in folders:
+        for name, status in _walk(folder, problems):
+            path, inode = printable(f"{folder.rstrip('/')}/{name}"), status.st_ino & INODE
+            if known.is_known(path, status.st_size, status.st_mtime_ns, inode):
+                continue
+            refused = _refusal(status)
+            if not _settled(status, now, settle_s):
+                state = "unsettled"
+            elif refused or os.access(f"{folder}/{name}", os.R_OK, effective_ids=True):
+                state = "ready"
+            else:
+                state = "unreadable"
+            yield Found(path, folder, name, status.st_size, status.st_mtime_ns, inode, refused, state)
 
 
 def _walk(folder: str, problems: list[str]) -> Iterator[tuple[str, os.stat_result]]:
@@ -235,9 +249,9 @@ class Opener:
 def check_unchanged(descriptor: int, file: Found) -> None:
     """Raise where the open file is not, or no longer, the one that was found."""
     status = os.fstat(descriptor)
-    if refusal := _refusal(status):
+    if (refusal := _refusal(status)) and not (file.chosen and stat.S_ISREG(status.st_mode)):
         raise BadInputError(refusal)
-    if (status.st_ino, status.st_size, status.st_mtime_ns) != (file.inode, file.size, file.mtime_ns):
+    if (status.st_ino & INODE, status.st_size, status.st_mtime_ns) != (file.inode, file.size, file.mtime_ns):
         raise UnreadableError("changed while it was looked at")
 
 
@@ -255,69 +269,11 @@ def found_by_operator(path: Path) -> Found:
     if not stat.S_ISREG(status.st_mode):
         raise BadInputError(f"{path}: not a regular file; give the path of a file with rows")
     return Found(
-        printable(str(path)), str(real.parent), real.name, status.st_size, status.st_mtime_ns, status.st_ino
+        printable(str(path)),
+        str(real.parent),
+        real.name,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ino & INODE,
+        chosen=True,
     )
-
-
-def copy(descriptor: int, limit: int, workdir: Path) -> tuple[BinaryIO, str]:
-    """A private copy, positioned at its start, and the sha256 hex of its bytes.
-
-    Raises:
-        BadInputError: more than `limit` bytes.
-        UnreadableError: the file cannot be read.
-    """
-    target: BinaryIO = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=workdir)  # type: ignore[assignment]
-    sha, size = hashlib.sha256(), 0
-    try:
-        while True:
-            try:
-                chunk = os.read(descriptor, CHUNK)
-            except OSError as error:
-                raise UnreadableError(error.strerror) from error
-            if not chunk:
-                break
-            size += len(chunk)
-            if size > limit:
-                raise BadInputError(f"larger than max_file ({limit} bytes)")
-            sha.update(chunk)
-            target.write(chunk)
-    except BaseException:
-        target.close()
-        raise
-    target.seek(0)
-    return target, sha.hexdigest()
-
-
-def unpack(packed: BinaryIO, codec: str, limit: int, ratio: int, workdir: Path) -> BinaryIO:
-    """Undo gzip or zstd chunk by chunk; closes `packed`.
-
-    Raises:
-        BadInputError: damaged, cut short, or larger than the limits: `limit` bytes, or `ratio`
-            times the packed size.
-    """
-    import pyarrow as pa
-
-    size = packed.seek(0, os.SEEK_END)
-    packed.seek(0)
-    target: BinaryIO = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=workdir)  # type: ignore[assignment]
-    try:
-        with packed, pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), codec) as stream:
-            while chunk := _unpacked(stream, codec):
-                target.write(chunk)
-                written = target.tell()
-                if written > limit:
-                    raise BadInputError(f"unpacks to more than max_file ({limit} bytes)")
-                if written > max(RATIO_FROM, ratio * size):
-                    raise BadInputError(f"unpacks to more than {ratio} times its size (max_ratio)")
-    except BaseException:
-        target.close()
-        raise
-    target.seek(0)
-    return target
-
-
-def _unpacked(stream: BinaryIO, codec: str) -> bytes:
-    try:
-        return stream.read(CHUNK)
-    except OSError as error:  # pyarrow's only error here; the copy it reads is ours
-        raise BadInputError(f"damaged or cut short: {codec}: {error}") from error

@@ -206,7 +206,9 @@ class Kit:
         problems = []
         for number in dict.fromkeys(n for n in wishes if n is not None):
             try:
-                versions.verify(self.files.version(number), rows[number]["manifest"] if number in rows else "")
+                versions.verify(
+                    self.files.version(number), rows[number]["manifest"] if number in rows else ""
+                )
             except VersionError as error:
                 problems.append(str(error))
                 continue

@@ -26,13 +26,17 @@ def hold(path: Path) -> Iterator[None]:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
     except OSError as error:
-        raise KeeperdError(f"{path}: cannot be locked: {error.strerror}; run as the user that owns the state") from error
+        raise KeeperdError(
+            f"{path}: cannot be locked: {error.strerror}; run as the user that owns the state"
+        ) from error
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            raise HeldError(f"{path}: held by process {holder}; wait for it to end, or ask it through its socket") from None
+            raise HeldError(
+                f"{path}: held by process {holder}; wait for it to end, or ask it through its socket"
+            ) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         yield

@@ -121,6 +121,10 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX deliveries_pending ON deliveries (next_at) WHERE state = 'pending';
     CREATE TABLE outbox (planned INTEGER NOT NULL) STRICT;  -- last event that deliveries were made for
     INSERT INTO outbox VALUES (0);
+    CREATE TABLE hearing (                  -- how far each event hook has got
+        plugin TEXT PRIMARY KEY,
+        heard INTEGER NOT NULL
+    ) STRICT;
     CREATE TABLE measurements (
         id INTEGER PRIMARY KEY,
         model TEXT NOT NULL,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 import os
 import stat
 import sys
@@ -51,7 +52,7 @@ def installed(folder: Path | None = None) -> list[PluginInfo]:
     if folder is not None:
         found += [_from_file(path) for path in sorted(folder.glob("*.py"))]
     found = sorted(set(found), key=lambda info: (info.kind, info.name))
-    for one, other in zip(found, found[1:], strict=False):
+    for one, other in itertools.pairwise(found):
         if (one.kind, one.name) == (other.kind, other.name):
             raise PluginError(
                 f"plugins: {one.kind} {one.name!r} is given twice: {one.module} ({one.source})"
@@ -63,7 +64,9 @@ def installed(folder: Path | None = None) -> list[PluginInfo]:
 def _from_entry_point(point: EntryPoint) -> PluginInfo:
     kind, dot, name = point.name.partition(".")
     if not dot or kind not in {*KINDS, HOOK}:
-        raise PluginError(f"entry point {point.name!r} ({point.value}): name it KIND.NAME, such as strategy.{point.name}")
+        raise PluginError(
+            f"entry point {point.name!r} ({point.value}): name it KIND.NAME, such as strategy.{point.name}"
+        )
     source = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
     return PluginInfo(kind, name, point.value, source)
 
@@ -156,7 +159,9 @@ def load(
         offered = ", ".join(f"{one.kind} {one.name}" for one in classes) or "nothing"
         raise PluginError(f"plugin {info.module}: promises {kind} {name!r} but offers {offered}")
     if component.api != KEEPERD_API:
-        raise PluginError(f"plugin {info.module}: written for API {component.api}, this keeperd has {KEEPERD_API}")
+        raise PluginError(
+            f"plugin {info.module}: written for API {component.api}, this keeperd has {KEEPERD_API}"
+        )
     try:
         made: Component[Any] = component(component.Options.model_validate(dict(options or {})))
     except ValidationError as error:

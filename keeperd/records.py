@@ -49,7 +49,9 @@ class Records:
         def write(store: Store) -> None:
             batch = result["batch"]
             if batch:
-                store.add_batch(self._model, batch, self._cycle.id, self._now, result["rows"], result["labelled"])
+                store.add_batch(
+                    self._model, batch, self._cycle.id, self._now, result["rows"], result["labelled"]
+                )
             if files.exists():
                 store.add_files(self._model, self._cycle.id, batch, _lines(files))
             self._take(store, "files")

@@ -65,7 +65,7 @@ class Runs:
         self._children: dict[int, _Child] = {}
 
     def ensure(
-        self, cycle: int, model: str, kind: str, inputs: Mapping[str, JSON], serial: int = 0
+        self, cycle: int, model: str, kind: str, inputs: Mapping[str, JSON], serial: int | str = 0
     ) -> tuple[int, dict[str, JSON]] | None:
         """The result of this run, once there is one; starts it when it was never started.
 
@@ -132,7 +132,9 @@ class Runs:
             "seed": settings.seed if settings else 0,
             "device": settings.device if settings else "cpu",
             "deadline": (
-                MESSAGE_DEADLINE if settings is None or kind in MESSAGES else settings.training.deadline.total_seconds()
+                MESSAGE_DEADLINE
+                if settings is None or kind in MESSAGES
+                else settings.training.deadline.total_seconds()
             ),
             "threads": config.worker_threads(self.settings),
             "memory": daemon.memory,
@@ -169,7 +171,7 @@ class Runs:
             return None
         if child is not None:
             del self._children[run.id]
-            end_group(child.process.pid)
+            end_leftovers(self.paths.run(run.id))
         outcome = self._outcome(run)
         if outcome.get("ok"):
             self.store.end_run(run.id, "succeeded", self.clock.now())

@@ -105,7 +105,9 @@ class KnownFiles:
     def is_known(self, path: str, size: int, mtime_ns: int, inode: int) -> bool:
         """True when this very file, unchanged, was taken, refused or skipped before."""
         query = "SELECT 1 FROM files WHERE model=? AND path=? AND size=? AND mtime_ns=? AND inode=? LIMIT 1"
-        return self._connection.execute(query, (self._model, path, size, mtime_ns, inode)).fetchone() is not None
+        return (
+            self._connection.execute(query, (self._model, path, size, mtime_ns, inode)).fetchone() is not None
+        )
 
     def has_content(self, sha256: str) -> bool:
         """True when a file with these bytes was accepted before, under whatever name."""
@@ -207,7 +209,8 @@ class Store:
             last = self._one("SELECT MAX(version) AS n FROM versions WHERE model=?", (model,))
             number = (last["n"] or 0) + 1 if last is not None else 1
             self._write(
-                "INSERT INTO versions (model, version, state, parent, cycle, created_at) VALUES (?,?,?,?,?,?)",
+                "INSERT INTO versions (model, version, state, parent, cycle, created_at)"
+                " VALUES (?,?,?,?,?,?)",
                 (model, number, "candidate", parent, cycle, at.isoformat()),
             )
             return number
@@ -252,16 +255,19 @@ class Store:
             (model, sha, model, cycle, at.isoformat(), rows, labelled),
         )
 
-    def add_files(self, model: str, cycle: int, batch: str | None, files: Iterable[Mapping[str, Any]]) -> None:
+    def add_files(
+        self, model: str, cycle: int, batch: str | None, files: Iterable[Mapping[str, Any]]
+    ) -> None:
         """Record every file of one intake (a line of files.jsonl each)."""
         with self.transaction():
             self._db.executemany(
-                "INSERT INTO files (model, path, size, mtime_ns, inode, sha256, status, reason, rows, batch, cycle)"
+                "INSERT INTO files"
+                " (model, path, size, mtime_ns, inode, sha256, status, reason, rows, batch, cycle)"
                 " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     (
-                        model, entry["path"], entry["size"], entry["mtime_ns"], entry["inode"], entry["sha256"],
-                        entry["status"], entry["reason"], entry["rows"],
+                        model, entry["path"], entry["size"], entry["mtime_ns"], entry["inode"],
+                        entry["sha256"], entry["status"], entry["reason"], entry["rows"],
                         batch if entry["status"] == "accepted" else None, cycle,
                     )
                     for entry in files
@@ -289,7 +295,9 @@ class Store:
 
     def batches_of_version(self, model: str, version: int) -> list[str]:
         """The batches that a version was trained on."""
-        rows = self._all("SELECT sha FROM batches WHERE model=? AND version=? ORDER BY number", (model, version))
+        rows = self._all(
+            "SELECT sha FROM batches WHERE model=? AND version=? ORDER BY number", (model, version)
+        )
         return [row["sha"] for row in rows]
 
     # --- triggers and cycles ---
@@ -311,7 +319,8 @@ class Store:
     def pending_triggers(self, model: str) -> list[Trigger]:
         """Triggers that no cycle has taken, oldest first."""
         rows = self._all(
-            "SELECT id, model, kind, why, target FROM triggers WHERE model=? AND cycle IS NULL ORDER BY id", (model,)
+            "SELECT id, model, kind, why, target FROM triggers WHERE model=? AND cycle IS NULL ORDER BY id",
+            (model,),
         )
         return [Trigger(**dict(row)) for row in rows]
 
@@ -336,7 +345,9 @@ class Store:
 
     def open_cycles(self) -> list[Cycle]:
         """All cycles that are not closed, oldest first."""
-        return [self._cycle(row) for row in self._all("SELECT * FROM cycles WHERE closed_at IS NULL ORDER BY id")]
+        return [
+            self._cycle(row) for row in self._all("SELECT * FROM cycles WHERE closed_at IS NULL ORDER BY id")
+        ]
 
     def cycle(self, cycle: int) -> Cycle:
         """One cycle."""
@@ -367,7 +378,9 @@ class Store:
 
     def retry_cycle(self, cycle: int, attempt: int, retry_at: datetime) -> None:
         """A step failed; try it again, as this attempt, not before this time."""
-        self._write("UPDATE cycles SET attempt=?, retry_at=? WHERE id=?", (attempt, retry_at.isoformat(), cycle))
+        self._write(
+            "UPDATE cycles SET attempt=?, retry_at=? WHERE id=?", (attempt, retry_at.isoformat(), cycle)
+        )
 
     def answer_cycle(self, cycle: int, answer: str) -> None:
         """The operator's answer to an approval: "approve" or "reject"."""
@@ -396,7 +409,9 @@ class Store:
 
     def end_run(self, run: int, state: str, at: datetime, error: str | None = None) -> None:
         """The run is over: "succeeded" or "failed"."""
-        self._write("UPDATE runs SET state=?, ended_at=?, error=? WHERE id=?", (state, at.isoformat(), error, run))
+        self._write(
+            "UPDATE runs SET state=?, ended_at=?, error=? WHERE id=?", (state, at.isoformat(), error, run)
+        )
 
     _RUN = "SELECT id, cycle, model, kind, attempt, state, pid, error FROM runs"
 
@@ -426,18 +441,36 @@ class Store:
     ) -> int:  # fmt: skip
         """Record a fact."""
         return self._write(
-            "INSERT INTO events (at, model, cycle, kind, from_state, to_state, why, facts) VALUES (?,?,?,?,?,?,?,?)",
+            "INSERT INTO events (at, model, cycle, kind, from_state, to_state, why, facts)"
+            " VALUES (?,?,?,?,?,?,?,?)",
             (at.isoformat(), model, cycle, kind, from_state, to_state, why, _json(dict(facts or {}))),
         )
 
     def unplanned_events(self) -> list[dict[str, Any]]:
         """Events for which no delivery has been considered yet, oldest first."""
-        rows = self._all("SELECT * FROM events WHERE id > (SELECT planned FROM outbox) ORDER BY id LIMIT 1000")
+        rows = self._all(
+            "SELECT * FROM events WHERE id > (SELECT planned FROM outbox) ORDER BY id LIMIT 1000"
+        )
         return [{**dict(row), "facts": json.loads(row["facts"])} for row in rows]
 
     def set_planned(self, event: int) -> None:
         """Deliveries have been considered up to this event."""
         self._write("UPDATE outbox SET planned=?", (event,))
+
+    def next_to_hear(self, plugin: str) -> dict[str, Any] | None:
+        """The first event that this hook has not heard; a new hook begins with the next one."""
+        with self.transaction():
+            self._write("INSERT OR IGNORE INTO hearing SELECT ?, COALESCE(MAX(id), 0) FROM events", (plugin,))
+            row = self._one(
+                "SELECT * FROM events WHERE id > (SELECT heard FROM hearing WHERE plugin=?)"
+                " ORDER BY id LIMIT 1",
+                (plugin,),
+            )
+        return None if row is None else {**dict(row), "facts": json.loads(row["facts"])}
+
+    def set_heard(self, plugin: str, event: int) -> None:
+        """The hook is done with events up to this one."""
+        self._write("UPDATE hearing SET heard=? WHERE plugin=?", (event, plugin))
 
 
 def open_readonly(path: Path) -> Reading:

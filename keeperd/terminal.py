@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from keeperd.api import JSON
+from keeperd.finding import Finding
 
 LONGEST = 2000
 """Characters of one piece of text from data that are shown."""
@@ -55,6 +56,17 @@ def text(value: object, style: str = "", limit: int = LONGEST) -> Text:
 def console(*, stderr: bool = False, width: int | None = None) -> Console:
     """The console on standard output or standard error."""
     return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False, soft_wrap=False)
+
+
+def show(*shown: RenderableType) -> None:
+    """Print; without a terminal there are no blanks at the ends of lines."""
+    out = console()
+    if out.is_terminal:
+        out.print(*shown)
+        return
+    with out.capture() as captured:
+        out.print(*shown)
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
 
 
 def show_json(value: JSON) -> None:
@@ -114,7 +126,9 @@ def clock(moment: str | None, *, seconds: bool = False) -> str:
     """An ISO time as "2025-11-20 03:00", UTC."""
     if moment is None:
         return "-"
-    return datetime.fromisoformat(moment).astimezone(UTC).strftime("%Y-%m-%d %H:%M" + (":%S" if seconds else ""))
+    return (
+        datetime.fromisoformat(moment).astimezone(UTC).strftime("%Y-%m-%d %H:%M" + (":%S" if seconds else ""))
+    )
 
 
 # --- status ---------------------------------------------------------------------------------------
@@ -122,7 +136,9 @@ def clock(moment: str | None, *, seconds: bool = False) -> str:
 
 def simple_table(*columns: str, right: Iterable[str] = ()) -> Table:
     """A table with a rule below its head and no other lines."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), header_style="bold")
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold"
+    )
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     return table
@@ -134,7 +150,9 @@ def status(seen: Mapping[str, Any], now: datetime) -> Group:
     head.append(*(("running", GOOD) if seen["daemon"] else ("not running", BAD)))
     waiting = seen["deliveries"].get("pending", 0)
     head.append(f"   messages waiting {count(waiting)}" if waiting else "", ASK)
-    table = simple_table("model", "state", "champion", "accuracy", "latency", "last decision", right=("latency",))
+    table = simple_table(
+        "model", "state", "champion", "accuracy", "latency", "last decision", right=("latency",)
+    )
     for name in ("model", "champion", "accuracy", "latency"):
         column = next(one for one in table.columns if one.header == name)
         column.no_wrap = name != "model"
@@ -194,8 +212,8 @@ def _accuracy(serving: Mapping[str, Any] | None) -> Text:
 def _last(last: Mapping[str, Any] | None, now: datetime) -> Text:
     if last is None:
         return Text("none yet", QUIET)
-    decision = Text(last["state"], STYLES.get(last["state"], ""))
-    decision.append(f" {ago(last['closed_at'], now)}, cycle {last['id']}\n")
+    decision = Text(f"#{last['id']} ").append(last["state"], STYLES.get(last["state"], ""))
+    decision.append(f" {ago(last['closed_at'], now)}\n")
     return decision.append(plain(last.get("outcome") or last["why"], 160), QUIET)
 
 
@@ -212,7 +230,11 @@ def timeline(model: str, cycles: Iterable[Mapping[str, Any]]) -> Group:
         outcome = Text(cycle["state"], STYLES.get(cycle["state"], "cyan"))
         outcome.append(" " + plain(cycle.get("outcome") or cycle["why"], 400))
         table.add_row(
-            str(cycle["id"]), clock(cycle["opened_at"]), _took(cycle), text(cycle["trigger"], limit=12), outcome
+            str(cycle["id"]),
+            clock(cycle["opened_at"]),
+            _took(cycle),
+            text(cycle["trigger"], limit=12),
+            outcome,
         )
     if not table.rows:
         return Group(text(f"{model}: no cycle yet; `keeperd init {model}` makes version 1"))
@@ -224,3 +246,14 @@ def _took(cycle: Mapping[str, Any]) -> str:
         return "open"
     opened, closed = (datetime.fromisoformat(cycle[key]) for key in ("opened_at", "closed_at"))
     return span((closed - opened).total_seconds())
+
+
+# --- check and verify -----------------------------------------------------------------------------
+
+
+def finding(one: Finding, *, repaired: bool = False) -> Text:
+    """One line: how it stands, what, what is wrong, what to do."""
+    word, style = {"ok": ("ok", GOOD), "warn": ("warn", ASK), "wrong": ("WRONG", BAD)}[one.level]
+    line = Text(f"{'mended' if repaired else word:<7}", GOOD if repaired else style).append(plain(one.what))
+    line.append(": " + plain(one.found) if one.found else "", QUIET if one.level == "ok" else "")
+    return line if repaired or not one.do else line.append("; " + plain(one.do), "bold")

@@ -40,20 +40,24 @@ def story(told: Facts) -> Group:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(ratio=1, overflow="fold")
-    grid.add_row(_label("trigger", cycle["opened_at"]), text(f"{cycle['trigger']}: {cycle['why']}"))
+
+    def add(name: str, at: str | None, shown: RenderableType) -> None:
+        grid.add_row(_label(name, at, cycle["opened_at"]), shown)
+
+    add("trigger", cycle["opened_at"], text(f"{cycle['trigger']}: {cycle['why']}"))
     for name, key, state, render in _PARTS:
-        if key in facts and facts[key] is not None:
-            grid.add_row(_label(name, _left_at(events, state)), render(facts[key]))
+        if facts.get(key) is not None:
+            add(name, _left_at(events, state), render(facts[key]))
     for event in events:
         if event["kind"] in _TOLD:
-            grid.add_row(_label(_TOLD[event["kind"]], event["at"]), text(event["why"]))
-    if "probation" in facts:
-        grid.add_row(_label("probation", None), _probation(facts["probation"], facts.get("probe") or {}))
+            add(_TOLD[event["kind"]], event["at"], text(event["why"]))
+    if facts.get("probation") is not None:
+        add("probation", None, _probation(facts["probation"], facts.get("probe") or {}))
     for run in told.get("runs", []):
         if run["state"] == "failed":
-            line = text(f"{run['kind']}, attempt {run['attempt']}: {run['error']}", BAD)
-            grid.add_row(_label("failed run", run["ended_at"]), line)
-    grid.add_row(_label("outcome", cycle["closed_at"]), _outcome(cycle, events))
+            words = text(f"{run['kind']}, attempt {run['attempt']}: {run['error']}", BAD)
+            add("failed run", run["ended_at"], words)
+    add("outcome", cycle["closed_at"], _outcome(cycle, events))
     return Group(_head(told), Text(), grid)
 
 
@@ -73,9 +77,13 @@ def _head(told: Facts) -> Group:
     return Group(line, Text(f"{when}; serving now: {champion}", QUIET))
 
 
-def _label(name: str, at: str | None) -> Text:
+def _label(name: str, at: str | None, opened: str) -> Text:
+    """What a part is called and, where known, when it was done: the date only when it is another."""
     label = Text(name, "bold")
-    return label if at is None else label.append("\n" + clock(at, seconds=True)[11:], QUIET)
+    if at is None:
+        return label
+    day, time = clock(at, seconds=True).split()
+    return label.append("\n" + (time if day == clock(opened)[:10] else f"{day[5:]} {time[:5]}"), QUIET)
 
 
 def _left_at(events: Sequence[Facts], state: str) -> str | None:
@@ -121,7 +129,13 @@ def _assess(report: Facts) -> RenderableType:
     if signals:
         table = simple_table("signal", "effect", "usual", "p", "", right=("effect", "usual", "p"))
         for signal in signals:
-            told = ("warning", ASK) if signal.get("warning") else ("drift", BAD) if signal["drifted"] else ("no", GOOD)
+            told = (
+                ("warning", ASK)
+                if signal.get("warning")
+                else ("drift", BAD)
+                if signal["drifted"]
+                else ("no", GOOD)
+            )
             table.add_row(
                 text(signal["name"], limit=60), _effect(signal), figure(signal.get("baseline"), 2),
                 _p_value(signal.get("p_value")), Text(*told),
@@ -183,7 +197,9 @@ def _decision(decision: Facts) -> Text:
 
 def _train(result: Facts) -> Text:
     line = Text(f"version {result.get('version')} by {plain(result.get('strategy'), 64)}: ")
-    line.append(f"{count(result.get('examples'), 'example')}, {count(len(result.get('classes') or []), 'label')}")
+    line.append(
+        f"{count(result.get('examples'), 'example')}, {count(len(result.get('classes') or []), 'label')}"
+    )
     if result.get("seconds") is not None:
         line.append(f", {span(result['seconds'])}")
     if result.get("peak_mb") is not None:
@@ -202,13 +218,14 @@ def _gate(verdict: Facts) -> Group:
         for check in checks:
             told = ("pass", GOOD) if check["passed"] else ("FAIL", BAD)
             told = told if check.get("judged", True) else ("shown", QUIET)
-            table.add_row(
-                text(check["name"], limit=60), _points(check, "figure"), _interval(check), _points(check, "limit"),
-                count(check.get("rows")) if check.get("rows") else "-", Text(*told),
-            )  # fmt: skip
+            rows = count(check["rows"]) if check.get("rows") else "-"
+            figures = (_points(check, "figure"), _interval(check), _points(check, "limit"), rows)
+            table.add_row(text(check["name"], limit=60), *figures, Text(*told))
         parts += [table]
     if left:
-        parts.append(Text(f"and {count(left, 'more label or source', 'more labels and sources')} that passed", QUIET))
+        parts.append(
+            Text(f"and {count(left, 'more label or source', 'more labels and sources')} that passed", QUIET)
+        )
     parts += [text(f"{check['name']}: {check['text']}") for check in checks if not check["passed"]]
     return Group(*parts)
 
@@ -244,29 +261,32 @@ def _parity(result: Facts) -> Group:
             chosen = one.get("file") == result.get("chosen")
             told = ("chosen", GOOD) if chosen else ("pass", "") if one.get("passed") else ("FAIL", BAD)
             name = f"{one.get('precision')}" if one.get("precision") else one.get("file")
-            table.add_row(
-                text(name, limit=40), text(one.get("provider") or "-", limit=12), percent(one.get("agreement")),
-                milliseconds(one.get("p50_ms")), milliseconds(one.get("p95_ms")), count(one.get("mb")), Text(*told),
-            )  # fmt: skip
+            latency = (milliseconds(one.get("p50_ms")), milliseconds(one.get("p95_ms")))
+            runs_on = text(one.get("provider") or "-", limit=12)
+            figures = (percent(one.get("agreement")), *latency, count(one.get("mb")))
+            table.add_row(text(name, limit=40), runs_on, *figures, Text(*told))
         parts += [table]
-    parts += [text(f"{one.get('precision')}: {one['why']}") for one in artefacts if not one.get("passed") and one.get("why")]
+    parts += [
+        text(f"{one.get('precision')}: {one['why']}")
+        for one in artefacts
+        if not one.get("passed") and one.get("why")
+    ]
     return Group(*parts)
 
 
 def _probation(state: Facts, probe: Facts) -> Text:
-    rows = state.get("rows", 0)
-    line = Text(f"{count(rows, 'labelled row')} so far: ")
-    accuracies = [state.get("accuracy_champion"), state.get("accuracy_predecessor")]
-    if None not in accuracies:
-        line.append(f"champion {percent(accuracies[0])}, predecessor {percent(accuracies[1])}; ")
-    line.append(f"only the champion right on {figure(state.get('good_for_champion'))}, ")
-    line.append(f"only the predecessor on {figure(state.get('bad_for_champion'))}")
-    if state.get("evidence") is not None and state.get("limit") is not None:
-        line.append(f"\nevidence against it {figure(state['evidence'], 1)}, it goes at {figure(state['limit'], 1)}", QUIET)
-    if state.get("decision"):
-        line.append(f"\n{plain(state['decision'])}")
+    """Who was right on the labelled rows so far; `keeperd.probation` counts them."""
+    both, champion, predecessor = (state.get(key, 0) for key in ("both", "champion", "predecessor"))
+    rows = both + champion + predecessor + state.get("neither", 0)
+    if not rows:
+        return Text("no labelled row yet")
+    line = Text(
+        f"champion {percent((both + champion) / rows)}, predecessor {percent((both + predecessor) / rows)}"
+    )
+    line.append(f" on {count(rows, 'labelled row')}\nonly the champion right on {count(champion)}")
+    line.append(f", only the predecessor on {count(predecessor)}")
     if probe.get("latency_ms") is not None:
-        line.append(f"\nlatency {milliseconds(probe['latency_ms'])}", QUIET)
+        line.append(f"; latency {milliseconds(probe['latency_ms'])}")
     return line
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -59,7 +60,7 @@ class Triggers:
             timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         )
         self._observer: BaseObserver | None = None
-        self._watched: dict[Path, object] = {}
+        self._watched: dict[Path, int] = {}
 
     def __enter__(self) -> Triggers:
         self._scheduler.start()
@@ -82,7 +83,10 @@ class Triggers:
         for name, model in settings.model.items():
             if model.schedule:
                 self._scheduler.add_job(
-                    self._scheduled, CronTrigger.from_crontab(model.schedule, timezone="UTC"), args=[name], id=name
+                    self._scheduled,
+                    CronTrigger.from_crontab(model.schedule, timezone="UTC"),
+                    args=[name],
+                    id=name,
                 )
         self._stop_observer()
         self.mark(settings.model)
@@ -116,7 +120,9 @@ class Triggers:
             unsettled = [name for name in names if self._scan(name)]
             if unsettled and not self._stopped:
                 with self._condition:
-                    self._condition.wait_for(lambda: self._stopped, self._settings.daemon.settle.total_seconds())
+                    self._condition.wait_for(
+                        lambda: self._stopped, self._settings.daemon.settle.total_seconds()
+                    )
                 self.mark(unsettled)
 
     def _scan(self, name: str) -> bool:
@@ -145,7 +151,8 @@ class Triggers:
         try:
             for folder, name in wanted.items():
                 if folder.is_dir():
-                    observer.schedule(_Hint(lambda name=name: self.mark([name])), str(folder), recursive=True)
+                    hint = _Hint(partial(self.mark, [name]))
+                    observer.schedule(hint, str(folder), recursive=True)
                     self._watched[folder] = folder.stat().st_ino
                 else:
                     log.warning("%s: no such folder; create it, it will be found", folder)
@@ -158,10 +165,14 @@ class Triggers:
 
     def _all_alive(self, wanted: Iterable[Path]) -> bool:
         observer = self._observer
-        if observer is None or not observer.is_alive() or not all(one.is_alive() for one in observer.emitters):
+        if (
+            observer is None
+            or not observer.is_alive()
+            or not all(one.is_alive() for one in observer.emitters)
+        ):
             return False
         present = {folder: folder.stat().st_ino for folder in wanted if folder.is_dir()}
-        return present == self._watched
+        return bool(present == self._watched)
 
     def _stop_observer(self) -> None:
         observer, self._observer = self._observer, None

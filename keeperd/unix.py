@@ -62,13 +62,19 @@ def connect(path: Path, timeout: float) -> socket.socket:
             used (PermissionError), or nobody answers in `timeout` seconds (TimeoutError).
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(timeout)
+    # A socket with Python's own timeout would not wait in a full queue, but fail at once.
+    wait = struct.pack("ll", int(timeout), round(timeout % 1 * 1e6))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
     try:
         with _address(path) as address:
             connection.connect(address)
+    except BlockingIOError as error:
+        connection.close()
+        raise TimeoutError(error.errno, "nobody takes the connection") from error
     except OSError:
         connection.close()
         raise
+    connection.settimeout(timeout)
     return connection
 
 

@@ -71,7 +71,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
     except (OSError, ValueError) as error:
-        raise VersionError(f"{folder}: no readable {MANIFEST} ({error}); this is no complete version") from error
+        raise VersionError(
+            f"{folder}: no readable {MANIFEST} ({error}); this is no complete version"
+        ) from error
     return manifest
 
 
@@ -125,7 +127,9 @@ def live_version(model: ModelPaths) -> int | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise VersionError(f"{model.live}: not a link to a version ({error}); run `keeperd verify`") from error
+        raise VersionError(
+            f"{model.live}: not a link to a version ({error}); run `keeperd verify`"
+        ) from error
 
 
 def resolve(model: ModelPaths) -> Path:

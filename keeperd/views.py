@@ -47,7 +47,9 @@ def _model_status(db: sqlite3.Connection, model: dict[str, Any]) -> dict[str, An
     if current and current["state"] == "APPROVAL" and not current["answer"]:
         needs.append(f"cycle {current['id']} waits for you: keeperd approve {current['id']}")
     if current and current["retry_at"]:
-        needs.append(f"cycle {current['id']} failed at {current['state']}, attempt {current['attempt']} follows")
+        needs.append(
+            f"cycle {current['id']} failed at {current['state']}, attempt {current['attempt']} follows"
+        )
     if model["champion"] is None and current is None:
         needs.append(f"no champion yet: keeperd init {name}")
     return {
@@ -109,13 +111,16 @@ def story(db: sqlite3.Connection, cycle: int) -> dict[str, Any]:
     row = rows[0]
     model = _rows(db, "SELECT * FROM models WHERE name=?", row["model"])[0]
     events = _rows(db, "SELECT * FROM events WHERE cycle=? ORDER BY id", cycle)
-    runs = _rows(db, "SELECT id, kind, attempt, state, started_at, ended_at, error FROM runs WHERE cycle=?", cycle)
+    runs = _rows(
+        db, "SELECT id, kind, attempt, state, started_at, ended_at, error FROM runs WHERE cycle=?", cycle
+    )
     return {
         "model": row["model"],
         "champion": model["champion"],
         "predecessor": model["predecessor"],
         "cycle": {
-            key: row[key] for key in ("id", "state", "trigger", "why", "opened_at", "closed_at", "attempt", "retry_at")
+            key: row[key]
+            for key in ("id", "state", "trigger", "why", "opened_at", "closed_at", "attempt", "retry_at")
         },
         "events": [
             {

@@ -67,7 +67,7 @@ def whole(value: Any) -> int | None:
 
 
 def count(number: int, noun: str) -> str:
-    """"1 row", "2,140 rows"."""
+    """ "1 row", "2,140 rows"."""
     return f"{number:,} {noun if number == 1 else noun + 's'}"
 
 
@@ -89,12 +89,17 @@ def moment(value: Any) -> str:
     return f"{at.day} {at:%b %Y, %H:%M} UTC"
 
 
+def capital(text: str | None) -> str:
+    """The text with its first letter as a capital; nothing for None."""
+    return text[:1].upper() + text[1:] if text else ""
+
+
 def sentence(text: object, limit: int = 500) -> str:
     """Foreign words as a sentence: a capital at the start, a full stop at the end."""
     plain = visible(text, limit)
     if not plain:
         return ""
-    return plain[0].upper() + plain[1:] + ("" if plain[-1] in ".!?…:" else ".")
+    return capital(plain) + ("" if plain[-1] in ".!?…:" else ".")
 
 
 def wrap(text: str, indent: str = "", first: str | None = None, width: int = WIDTH) -> list[str]:
@@ -121,6 +126,6 @@ def columns(rows: Iterable[Iterable[str]], indent: str = "  ") -> list[str]:
     lines = []
     for row in table:
         pads = [width - cell_len(cell) for cell, width in zip(row, widths, strict=True)]
-        cells = [row[0] + " " * pads[0], *(" " * pad + cell for cell, pad in zip(row[1:], pads[1:], strict=True))]
-        lines.append((indent + "   ".join(cells)).rstrip())
+        right = [" " * pad + cell for cell, pad in zip(row[1:], pads[1:], strict=True)]
+        lines.append((indent + "   ".join([row[0] + " " * pads[0], *right])).rstrip())
     return lines

@@ -39,7 +39,12 @@ class JsonLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
-        entry = {"at": record.created, "level": record.levelname, "name": record.name, "text": record.getMessage()}
+        entry = {
+            "at": record.created,
+            "level": record.levelname,
+            "name": record.name,
+            "text": record.getMessage(),
+        }
         if record.exc_info:
             entry["traceback"] = "".join(traceback.format_exception(*record.exc_info))
         self._file.write(json.dumps(entry) + "\n")
@@ -144,12 +149,21 @@ def perform(spec: dict[str, Any], folder: Path) -> dict[str, JSON]:
         json.dumps(result, allow_nan=False)
     except KeeperdError as error:
         log.error("%s", error)
-        final = isinstance(error, BadInputError | PluginError | VersionError) or getattr(error, "retry", True) is False
+        final = (
+            isinstance(error, BadInputError | PluginError | VersionError)
+            or getattr(error, "retry", True) is False
+        )
         return {"ok": False, "error": str(error), "kind": type(error).__name__, "retry": not final}
-    except Exception as error:  # noqa: BLE001 - the boundary: told in full to the daemon and the log
+    except Exception as error:  # the boundary: told in full to the daemon and the log
         log.exception("the run failed")
         text = f"{type(error).__name__}: {error}"
-        return {"ok": False, "error": text, "kind": type(error).__name__, "retry": True, "traceback": traceback.format_exc()}
+        return {
+            "ok": False,
+            "error": text,
+            "kind": type(error).__name__,
+            "retry": True,
+            "traceback": traceback.format_exc(),
+        }
     return {"ok": True, "result": result}
 
 

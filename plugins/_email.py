@@ -24,7 +24,7 @@ _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_{|}~-]+"
 _ADDRESS = re.compile(rf"(?!.*=\?){_ATOM}(\.{_ATOM})*@[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _ID = re.compile(r"[A-Za-z0-9.@_-]{1,400}")
 _WORD = re.compile(r"[A-Za-z0-9 ._-]{1,64}")
-_IMAGE = re.compile(r"([a-z0-9-]+)(@[a-z0-9.-]+)?")
+_IMAGE = re.compile(r"[a-z0-9-]{1,64}")
 
 
 def _address(text: str) -> str:
@@ -55,18 +55,24 @@ def as_bytes(message: Message, sender: str, recipients: Sequence[str]) -> bytes:
         email[name] = value
     email.set_content(message.text, cte="quoted-printable")
     if message.html:
-        email.add_alternative(message.html, subtype="html", cte="quoted-printable")
-        _, html = email.iter_parts()
-        for name, png in message.images.items():
-            image = _IMAGE.fullmatch(name)
-            if image is None:
-                raise NotifyError(f"image name {name!r} is not plain; this is a bug", retry=False)
-            html.add_related(
-                png, "image", "png", cid=f"<{name}>", disposition="inline", filename=f"{image[1]}.png"
-            )
+        _add_html(email, message)
     data = email.as_bytes()
     _check(data, headers)
     return data
+
+
+def _add_html(email: EmailMessage, message: Message) -> None:
+    """The HTML, and its images beside it; their ids are made unlike those of every other message."""
+    html = message.html
+    for name in message.images:
+        if not _IMAGE.fullmatch(name):
+            raise NotifyError(f"the message's image {name!r} does not fit into a header", retry=False)
+        html = re.sub(rf"""(["'])cid:{name}\1""", rf"\1cid:{name}.{message.id}\1", html)
+    email.add_alternative(html, subtype="html", cte="quoted-printable")
+    _, part = email.iter_parts()
+    for name, png in message.images.items():
+        cid, file = f"<{name}.{message.id}>", f"{name}.png"
+        part.add_related(png, "image", "png", cid=cid, disposition="inline", filename=file)
 
 
 def _headers(message: Message, sender: str, recipients: Sequence[str]) -> dict[str, str]:

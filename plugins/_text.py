@@ -32,10 +32,18 @@ class TextEncoder:
         self.pad = pad
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text; a text without any token becomes one padding token."""
+        """Token ids of each text; a text without any token becomes one padding token.
+
+        Raises:
+            BadInputError: a text is not valid Unicode (a lone surrogate).
+        """
         ids: list[list[int]] = []
         for start in range(0, len(texts), CHUNK):
-            ids.extend(item.ids or [self.pad] for item in self.tokenizer.encode_batch(texts[start : start + CHUNK]))
+            try:
+                encodings = self.tokenizer.encode_batch_fast(texts[start : start + CHUNK])
+            except TypeError as error:
+                raise BadInputError("a text is not valid Unicode; repair it at its source") from error
+            ids.extend(encoding.ids or [self.pad] for encoding in encodings)
         return ids
 
     def save(self, folder: Path) -> None:

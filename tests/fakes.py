@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from keeperd import config, versions
+from keeperd import config, drift, versions
 from keeperd.paths import StatePaths
 from keeperd.runs import RunFailedError
 from keeperd.store import Store
@@ -164,8 +164,30 @@ def exported(inputs: Mapping[str, Any], out: Path) -> dict[str, Any]:
 
 def probe(pairs: str) -> dict[str, Any]:
     """What labels that arrived later say of champion and predecessor."""
-    right = {"champion": pairs.count("b") + pairs.count("c"), "predecessor": pairs.count("b") + pairs.count("p")}
+    right = {
+        "champion": pairs.count("b") + pairs.count("c"),
+        "predecessor": pairs.count("b") + pairs.count("p"),
+    }
     return {
         "pairs": pairs, "rows": len(pairs), "latency_ms": 1.0,
         **{who: {"accuracy": n / len(pairs)} for who, n in right.items()},
     }  # fmt: skip
+
+
+def report(
+    *, drifted: bool = True, rows: int = 100, labelled: int = 100, loss: float = 0.2, suspect: bool = False
+) -> dict[str, Any]:
+    """What the assessment says."""
+    harm = {
+        "how": "labels", "rows": labelled, "accepted": 0.9, "accuracy": 0.9 - loss, "estimate": loss,
+        "low": loss - 0.05, "high": loss + 0.05, "abstained": False, "why": "",
+    }  # fmt: skip
+    return drift.Report(
+        rows=rows,
+        labelled=labelled,
+        drifted=drifted,
+        signals=({"name": "text", "drifted": drifted, "summary": "the text is not what it was", "warning": False},),
+        harm=drift.Harm(**(harm if drifted else {**harm, "accuracy": 0.9, "estimate": 0.0, "low": -0.05})),
+        suspect=drift.Suspect(suspect, 0.6, 0.2, "60 % of the labels disagree" if suspect else ""),
+        states={"ngram": {"n": 1}},
+    ).to_json()

@@ -7,7 +7,7 @@ Inputs: "notifier", "plugin", "options", "examples", "message_id", "event" (with
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 from keeperd import plugins, report
 from keeperd.api import JSON, Notifier
@@ -26,4 +26,4 @@ def run(job: Job) -> dict[str, JSON]:
     notifier = plugins.load("notifier", inputs["plugin"], inputs["options"], job.plugin_folder)
     message = report.render(inputs["story"], inputs["event"], examples=bool(inputs["examples"]))
     message = replace(message, id=inputs["message_id"])
-    return {"sent": cast("Notifier[object]", notifier).send(message, job.context)}
+    return {"sent": cast("Notifier[Any]", notifier).send(message, job.context)}

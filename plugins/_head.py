@@ -1,0 +1,158 @@
+"""The last layer, fitted on frozen features: multinomial logistic regression by L-BFGS, in seconds.
+
+The rows at hand are a mix that nobody will meet again: all new rows and an even draw of old ones. So
+the class prior is corrected in the loss: each logit is raised by log(share in the mix / share among
+all rows ever seen) while fitting, and the layer itself learns to answer for the latter (Menon et al.
+2021, "Long-tail learning via logit adjustment", ICLR; here with the stream's own shares as the goal in
+place of equal ones).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from keeperd.api import PluginError
+
+PENALTIES = (300.0, 100.0, 30.0, 10.0, 3.0)
+"""L2 penalties that are tried, strongest first; which one is best differs by a factor of 30 from one
+set of texts to another, so the validation rows choose."""
+
+
+TEMPERATURES = tuple(float(value) for value in np.geomspace(0.5, 5.0, 47))
+LEAST_CALIBRATION = 30
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Inputs of the last layer, float32 (n, f), and class numbers, int64 (n,)."""
+
+    features: np.ndarray
+    labels: np.ndarray
+
+
+def seen_so_far(before: Mapping[str, int], memory: Sequence[str], new: Sequence[str]) -> Counter[str]:
+    """Rows of each label that the model has been trained on, the new ones included. A model that does
+    not know its past is judged by its memory."""
+    return Counter(before or Counter(memory)) + Counter(new)
+
+
+def prior_shift(mix: np.ndarray, seen: np.ndarray) -> torch.Tensor:
+    """float32 (k,): log of the share in the mix over the share among all rows seen, from row counts.
+    Half a row stands for none, so that a class without rows is left alone rather than unlearnt."""
+    mix, seen = np.maximum(mix, 0.5), np.maximum(seen, 0.5)
+    return torch.tensor(np.log(mix / mix.sum()) - np.log(seen / seen.sum()), dtype=torch.float32)
+
+
+def fit(
+    layer: nn.Linear, train: Labelled, validation: Labelled, shift: torch.Tensor, steps: int = 100
+) -> dict[str, float]:
+    """Fit the layer in place, starting from the weights that it has.
+
+    Args:
+        layer: f inputs, k outputs, with or without bias.
+        train: rows to fit.
+        validation: rows to choose the L2 penalty by their log loss; none: a middle one is taken.
+        shift: float32 (k,), added to the logits while fitting; see `prior_shift`.
+        steps: most L-BFGS iterations for one penalty.
+
+    Returns:
+        "penalty" chosen and "train_loss" (nats a row).
+
+    Raises:
+        PluginError: the fit did not stay finite.
+    """
+    problem = _Problem(layer, train, shift)
+    best: tuple[float, float, float, torch.Tensor, torch.Tensor] | None = None
+    for penalty in PENALTIES if len(validation.labels) else PENALTIES[2:3]:
+        loss = problem.solve(penalty, steps)
+        weight, bias = problem.folded()
+        score = _log_loss(weight, bias, validation) if len(validation.labels) else 0.0
+        if best is not None and score >= best[0]:
+            break
+        best = (score, penalty, loss, weight, bias)
+    assert best is not None  # noqa: S101 - PENALTIES is not empty
+    with torch.no_grad():
+        layer.weight.copy_(best[3])
+        if layer.bias is not None:
+            layer.bias.copy_(best[4])
+    return {"penalty": best[1], "train_loss": best[2]}
+
+
+class _Problem:
+    """The rows with centred and scaled features, in float64: a problem this small may as well be exact."""
+
+    def __init__(self, layer: nn.Linear, train: Labelled, shift: torch.Tensor) -> None:
+        inputs = torch.tensor(train.features, dtype=torch.float64)
+        self.labels = torch.tensor(train.labels)
+        self.bias_free = layer.bias is None
+        self.centre = torch.zeros(inputs.shape[1], dtype=torch.float64) if self.bias_free else inputs.mean(0)
+        self.scale = float((inputs - self.centre).square().mean().sqrt().clamp(min=1e-12))
+        self.inputs = (inputs - self.centre) / self.scale
+        self.shift = shift.double()
+        weight = layer.weight.detach().cpu().double()
+        self.weight = (weight * self.scale).requires_grad_()
+        bias = torch.zeros(len(weight)) if self.bias_free else layer.bias.detach().cpu().double()
+        self.bias = (bias.double() + weight @ self.centre).requires_grad_(not self.bias_free)
+
+    def solve(self, penalty: float, steps: int) -> float:
+        """Minimise from where the last call ended; return the loss without the penalty."""
+        variables = [self.weight] if self.bias_free else [self.weight, self.bias]
+        solver = torch.optim.LBFGS(
+            variables, max_iter=steps, line_search_fn="strong_wolfe", tolerance_grad=1e-5, tolerance_change=1e-8
+        )
+
+        def objective() -> torch.Tensor:
+            solver.zero_grad()
+            value = self.loss() + 0.5 * penalty / len(self.labels) * self.weight.square().sum()
+            value.backward()  # type: ignore[no-untyped-call]
+            return value
+
+        solver.step(objective)  # type: ignore[no-untyped-call]
+        loss = float(self.loss().detach())
+        if not np.isfinite(loss):
+            raise PluginError("the head's loss is not finite; the model or its texts are broken")
+        return loss
+
+    def loss(self) -> torch.Tensor:
+        logits = self.inputs @ self.weight.T + self.bias + self.shift
+        return nn.functional.cross_entropy(logits, self.labels)
+
+    def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight and bias for features as they are."""
+        weight = self.weight.detach() / self.scale
+        return weight, self.bias.detach() - weight @ self.centre
+
+
+def calibrate(layer: nn.Linear, logits: np.ndarray, labels: np.ndarray) -> float:
+    """Divide the layer's outputs by the temperature with the least log loss on rows that were not
+    trained on (Guo et al. 2017, "On Calibration of Modern Neural Networks", ICML). Answers stay the
+    same; how sure the model says it is becomes true, on which the watch for harm relies.
+
+    Args:
+        layer: changed in place.
+        logits: float32 (n, k), what it gives now.
+        labels: int64 (n,).
+
+    Returns:
+        the temperature; 1.0 where there are fewer than `LEAST_CALIBRATION` rows.
+    """
+    if len(labels) < LEAST_CALIBRATION:
+        return 1.0
+    outputs, wanted = torch.tensor(logits, dtype=torch.float64), torch.tensor(labels)
+    losses = [float(nn.functional.cross_entropy(outputs / value, wanted)) for value in TEMPERATURES]
+    best = TEMPERATURES[int(np.argmin(losses))]
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.div_(best)
+    return best
+
+
+def _log_loss(weight: torch.Tensor, bias: torch.Tensor, rows: Labelled) -> float:
+    logits = torch.tensor(rows.features, dtype=torch.float64) @ weight.T + bias
+    return float(nn.functional.cross_entropy(logits, torch.tensor(rows.labels)))

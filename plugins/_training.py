@@ -1,0 +1,218 @@
+"""The fine-tuning loop that strategies share: replay, prior-corrected loss, early stopping, checkpoints.
+
+Every random choice is a function of the seed and the step or epoch number, so that a training that was
+stopped and goes on from a checkpoint ends with the same bits as one that was not (at the same number
+of threads).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from keeperd.api import JSON, Context, PluginError, Stopped
+from keeperd_plugins import _checkpoint, _head
+from keeperd_plugins._loop_options import LoopOptions
+from keeperd_plugins._prepare import Prepared, validate
+from keeperd_plugins._text import pad
+
+BUCKET = 16
+"""Batches that are cut from one stretch of rows sorted by length."""
+
+
+@dataclass
+class Progress:
+    """What the loop has come to; saved with a checkpoint.
+
+    Attributes:
+        losses: sum of the loss over the steps of this epoch.
+        scores: validation accuracy and log loss before the first epoch and after each one.
+        best: index into `scores` of the weights to keep.
+    """
+
+    losses: float = 0.0
+    train_loss: float = 0.0
+    scores: list[tuple[float, float]] = field(default_factory=list)
+    best: int = 0
+
+    def record(self, score: tuple[float, float], steps: int) -> bool:
+        """Note an epoch's validation; True where its weights are the best so far."""
+        self.scores.append(score)
+        self.train_loss, self.losses = self.losses / max(steps, 1), 0.0
+        better = (score[0], -score[1]) >= (self.scores[self.best][0], -self.scores[self.best][1])
+        if better:
+            self.best = len(self.scores) - 1
+        return better
+
+
+class Loop:
+    """Fine-tunes those parameters of `prepared.classifier.model` that require a gradient."""
+
+    def __init__(
+        self, prepared: Prepared, teacher: np.ndarray, options: LoopOptions, work: str, context: Context
+    ) -> None:
+        self.prepared, self.options, self.work, self.context = prepared, options, work, context
+        model = prepared.classifier.model
+        self.trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self.tokens = prepared.new.tokens + prepared.memory.tokens
+        self.labels = torch.tensor(np.concatenate([prepared.new.labels, prepared.memory.labels]))
+        self.teacher = torch.tensor(teacher)
+        self.replayed = round(options.replay * len(prepared.new)) if len(prepared.memory) else 0
+        self.per_epoch = math.ceil((len(prepared.new) + self.replayed) / options.batch_size)
+        self.total = self.per_epoch * options.epochs
+        self.shift = _head.prior_shift(prepared.mix(self.replayed), prepared.seen).to(context.device)
+        self.bf16 = use_bf16(options.bf16, context.device)
+        self.optimiser = torch.optim.AdamW(self._groups(model.base_model_prefix), lr=0.0)
+        self.best: dict[str, torch.Tensor] = {}
+
+    def run(self, start: int, progress: Progress) -> Progress:
+        """Steps `start` to the end; the best epoch's weights are in the model afterwards.
+
+        Raises:
+            PluginError: the loss is not finite.
+            Stopped: `should_stop()` said so; the checkpoint is written.
+        """
+        if not progress.scores:
+            self._validated(progress, 0)
+        plan: list[list[int]] = []
+        for step in range(start, self.total):
+            if self.context.should_stop():
+                self._save(step, progress)
+                raise Stopped(f"stopped after {step} of {self.total} steps; a retry goes on from there")
+            epoch, position = divmod(step, self.per_epoch)
+            plan = plan or list(self._plan(epoch))
+            progress.losses += self._step(step, plan[position])
+            if position + 1 == self.per_epoch:
+                plan = []
+                self._validated(progress, self.per_epoch)
+                if len(progress.scores) - 1 - progress.best >= self.options.patience:
+                    break
+            if position + 1 == self.per_epoch or (step + 1) % self.options.checkpoint_steps == 0:
+                self._save(step + 1, progress)
+            self.context.progress((step + 1) / self.total, f"epoch {epoch + 1} of {self.options.epochs}")
+        self._put(self.best)
+        return progress
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> Progress:
+        """Put weights, optimiser and progress of a checkpoint in place."""
+        self._put(_below("model", tensors))
+        self.best = _below("best", tensors)
+        for name, value in self.trained.items():
+            moments = {key: tensors[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in tensors}
+            if moments:
+                # AdamW counts steps in a tensor on the CPU, and its moments lie beside the weights.
+                self.optimiser.state[value] = {**moments, "step": moments["step"].cpu()}
+        return Progress(**{**state, "scores": [tuple(score) for score in state["scores"]]})
+
+    def _groups(self, encoder: str) -> list[dict[str, Any]]:
+        """Parameter groups: encoder or head, with weight decay on matrices alone."""
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, value in self.trained.items():
+            groups.setdefault((name.startswith(f"{encoder}."), value.ndim > 1), []).append(value)
+        return [
+            {
+                "params": values,
+                "peak": self.options.body_lr if body else self.options.head_lr,
+                "weight_decay": self.options.weight_decay if matrix else 0.0,
+            }
+            for (body, matrix), values in sorted(groups.items(), key=lambda item: item[0])
+        ]
+
+    def _plan(self, epoch: int) -> Iterator[list[int]]:
+        """Batches of row numbers of one epoch: all new rows and the replayed ones, alike in length."""
+        rng = np.random.default_rng([self.context.seed, epoch])
+        new, memory = len(self.prepared.new), len(self.prepared.memory)
+        rows = [*range(new)]
+        while memory and len(rows) < new + self.replayed:
+            rows.extend((new + rng.permutation(memory)[: new + self.replayed - len(rows)]).tolist())
+        shuffled = rng.permutation(rows).tolist()
+        size = self.options.batch_size
+        batches = []
+        for start in range(0, len(shuffled), size * BUCKET):
+            bucket = sorted(shuffled[start : start + size * BUCKET], key=lambda row: len(self.tokens[row]))
+            batches.extend([bucket[at : at + size] for at in range(0, len(bucket), size)])
+        for number in rng.permutation(len(batches)):
+            yield batches[number]
+
+    def _step(self, step: int, rows: list[int]) -> float:
+        device = self.context.device
+        torch.manual_seed(int(np.random.SeedSequence([self.context.seed, step]).generate_state(1)[0]))
+        rate = self._rate(step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["peak"] * rate
+        model = self.prepared.classifier.model.train()
+        tokens, mask = pad([self.tokens[row] for row in rows], self.prepared.classifier.encode.pad, device)
+        with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
+            logits = model(input_ids=tokens, attention_mask=mask).logits
+        loss = self._loss(logits.float(), rows)
+        if not torch.isfinite(loss):
+            raise PluginError(f"the loss is not finite at step {step + 1}; lower body_lr or set bf16 = \"off\"")
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(list(self.trained.values()), self.options.clip)
+        self.optimiser.step()
+        return float(loss.detach())
+
+    def _loss(self, logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
+        labels = self.labels[rows].to(logits.device)
+        loss = nn.functional.cross_entropy(logits + self.shift, labels)
+        old = [position for position, row in enumerate(rows) if row >= len(self.prepared.new)]
+        if self.options.distill and old and self.prepared.known:
+            wanted = self.teacher[[rows[position] - len(self.prepared.new) for position in old]]
+            given = logits[old, : self.prepared.known]
+            gap = nn.functional.mse_loss(given, wanted.to(logits.device))
+            loss = loss + self.options.distill * len(old) / len(rows) * gap
+        return loss
+
+    def _rate(self, step: int) -> float:
+        """Share of the peak learning rate: up to 1 during the warm-up, then straight down to 0."""
+        rise = self.options.warmup * self.total
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        return (self.total - step) / max(self.total - rise, 1)
+
+    def _validated(self, progress: Progress, steps: int) -> None:
+        score = validate(self.prepared, self.context)
+        if progress.record(score, steps):
+            self.best = {name: value.detach().clone() for name, value in self.trained.items()}
+
+    def _put(self, weights: Mapping[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in weights.items():
+                self.trained[name].copy_(value)
+
+    def _save(self, step: int, progress: Progress) -> None:
+        if self.context.resume is None:
+            return
+        tensors = {f"model/{name}": value.detach() for name, value in self.trained.items()}
+        tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        for name, value in self.trained.items():
+            for key, moment in self.optimiser.state.get(value, {}).items():
+                tensors[f"{key}/{name}"] = moment
+        state: JSON = {
+            "losses": progress.losses,
+            "train_loss": progress.train_loss,
+            "scores": progress.scores,
+            "best": progress.best,
+        }
+        _checkpoint.save(self.context.resume, self.work, step, tensors, state)
+
+
+def use_bf16(wanted: str, device: str) -> bool:
+    """Whether to compute in bfloat16; float32 weights are kept either way."""
+    if wanted != "auto":
+        return wanted == "on"
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(f"{prefix}/"): value for name, value in tensors.items() if name.startswith(f"{prefix}/")}

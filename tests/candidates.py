@@ -1,0 +1,166 @@
+"""A small but real candidate: a two-layer BERT that tells weather from sport, with its rows, sealed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+import transformers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import BertConfig, BertForSequenceClassification
+
+from keeperd import config, plugins, rows, versions
+from keeperd.api import JSON, Component, Context
+from keeperd.jobs import Job
+from keeperd.paths import StatePaths
+
+WORDS = {
+    "sport": "goal match team score league striker coach referee penalty season".split(),
+    "weather": "rain sun cloud storm wind snow frost thunder humid drizzle".split(),
+}
+BOTH = "the a of and in it was today very not long short new again here there".split()
+CLASSES = tuple(WORDS)
+ODD = [
+    "",
+    " ",
+    "雨が降る 今日は晴れ",
+    "goal! \U0001f600\U0001f44d\U0001f3fd \U0001f468‍\U0001f469‍\U0001f467",
+    "rain " * 400,
+    "é́ ﬁ Ⅷ ß İ",
+    "a\u0000b\u200bc\u202ed",
+    "x" * 5000,
+    "[CLS] rain [SEP] [PAD] [MASK]",
+]
+"""Texts on which tokenizers tend to differ."""
+
+
+def texts(n: int, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Documents of 4 to 24 words, and their labels."""
+    rng = random.Random(seed)
+    labels = [CLASSES[i % 2] for i in range(n)]
+    return [
+        " ".join(rng.choice(WORDS[label] if rng.random() < 0.6 else BOTH) for _ in range(rng.randint(4, 24)))
+        for label in labels
+    ], labels
+
+
+def table(n: int, seed: int, split: str = "holdout", labelled: bool = True) -> pa.Table:
+    """Rows as intake freezes them."""
+    documents, labels = texts(n, seed)
+    digests = [hashlib.sha256(text.encode()).hexdigest() for text in documents]
+    return pa.table(
+        {
+            "id": digests,
+            "text": documents,
+            "label": labels if labelled else [None] * n,
+            "time": [None] * n,
+            "source": [None] * n,
+            "split": [split] * n,
+            "hash": [int(digest[:16], 16) for digest in digests],
+            "bands": [[] for _ in range(n)],
+        },
+        schema=rows.SCHEMA,
+    )
+
+
+def tokenizer(max_tokens: int) -> Tokenizer:
+    """A WordPiece tokenizer as BERT's, learnt from the documents."""
+    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer()
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+    made.train_from_iterator(texts(400)[0], trainer)
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    made.enable_truncation(max_tokens)
+    return made
+
+
+def model_folder(folder: Path, max_tokens: int = 48, margin: float = 8.0) -> Path:
+    """A Hugging Face folder. The classifier is solved for; `margin` is the logit of its own label, and
+    with a tiny one every answer is nearly a tie."""
+    torch.manual_seed(0)
+    made = tokenizer(max_tokens)
+    settings = BertConfig(
+        vocab_size=made.get_vocab_size(),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        initializer_range=0.2,
+        id2label=dict(enumerate(CLASSES)),
+        label2id={name: number for number, name in enumerate(CLASSES)},
+    )
+    model = BertForSequenceClassification(settings).eval()
+    documents, labels = texts(300, seed=1)
+    made.enable_padding()
+    encodings = made.encode_batch(documents)
+    ids = torch.tensor([one.ids for one in encodings])
+    mask = torch.tensor([one.attention_mask for one in encodings])
+    with torch.no_grad():
+        pooled = model.bert(input_ids=ids, attention_mask=mask).pooler_output.numpy()
+        wanted = np.array([[1.0 if label == name else -1.0 for name in CLASSES] for label in labels])
+        design = np.hstack([pooled, np.ones((len(pooled), 1))])
+        solved = margin * np.linalg.lstsq(design, wanted, rcond=1e-4)[0].T
+        model.classifier.weight.copy_(torch.from_numpy(solved[:, :-1]))
+        model.classifier.bias.copy_(torch.from_numpy(solved[:, -1]))
+    transformers.logging.disable_progress_bar()
+    model.save_pretrained(folder)
+    made.no_padding()
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "BertTokenizer", "pad_token": "[PAD]", "model_max_length": max_tokens})
+    )
+    return folder
+
+
+def candidate(folder: Path, margin: float = 8.0) -> Path:
+    """What the train job leaves."""
+    folder.mkdir(parents=True)
+    model_folder(folder / "model", margin=margin)
+    (folder / "reference").mkdir()
+    rows.write(folder / "reference" / "rows.parquet", table(200, seed=2))
+    rows.write(folder / "holdout.parquet", table(120, seed=3))
+    rows.write(folder / "memory.parquet", table(40, seed=4, split="train"))
+    lineage = {"model": "reviews", "version": 2, "parent": 1, "classes": list(CLASSES)}
+    (folder / "lineage.json").write_text(json.dumps(lineage))
+    versions.seal(folder, "reviews", 2)
+    return folder
+
+
+def job(
+    kind: str,
+    state: Path,
+    run: int,
+    inputs: Mapping[str, JSON],
+    export: Mapping[str, JSON] | None = None,
+    options: Mapping[str, dict[str, Any]] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Job:
+    """A job with the real plugins, as the worker makes it."""
+    settings = config.Model(
+        base=Path("/nowhere"),
+        watch=[Path("/nowhere")],
+        export=config.Export.model_validate({"verify_rows": 120, **(export or {})}),
+        training=config.Training(max_tokens=48),
+        options=dict(options or {}),
+    )
+    folder = StatePaths(state).run(run)
+    (folder / "out" / "work").mkdir(parents=True)
+
+    def load(component: str, name: str) -> Component[Any]:
+        return plugins.load(component, name, settings.options.get(name))
+
+    context = Context(folder / "out" / "work", stop_asked=stop)
+    return Job(kind, "reviews", folder, StatePaths(state), settings, inputs, context, load)

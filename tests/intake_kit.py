@@ -1,0 +1,124 @@
+"""A watched folder, a ledger's place holder, and intakes one after the other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from keeperd import intake, plugins, rows
+from keeperd.api import Component, Context
+from keeperd.config import Intake
+
+
+class MemoryLedger:
+    """The port `KnownFiles`, in memory: what the ledger remembers of files."""
+
+    def __init__(self) -> None:
+        self.states: set[tuple[str, int, int, int]] = set()
+        self.contents: set[str] = set()
+
+    def is_known(self, path: str, size: int, mtime_ns: int, inode: int) -> bool:
+        return (path, size, mtime_ns, inode) in self.states
+
+    def has_content(self, sha256: str) -> bool:
+        return sha256 in self.contents
+
+    def commit(self, entry: Mapping[str, Any]) -> None:
+        self.states.add((entry["path"], entry["size"], entry["mtime_ns"], entry["inode"]))
+        if entry["status"] == "accepted":
+            self.contents.add(entry["sha256"])
+
+
+def load(kind: str, name: str) -> Component[Any]:
+    return plugins.load(kind, name)
+
+
+class Box:
+    """A watched folder `drop` and the intakes of one model, committed one after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.drop = folder / "drop"
+        self.drop.mkdir()
+        self.ledger = MemoryLedger()
+        self.batches: list[Path] = []
+        self.protected: list[str] = []
+        self.context = Context(workdir=folder / "work")
+        self.context.workdir.mkdir()
+        self.runs = 0
+        self.files: dict[str, dict[str, Any]] = {}
+        self.quarantine: list[dict[str, Any]] = []
+        self.table: pa.Table = rows.SCHEMA.empty_table()
+
+    def put(self, name: str, content: str | bytes) -> Path:
+        path = self.drop / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    def put_rows(self, name: str, *objects: Mapping[str, Any]) -> Path:
+        return self.put(name, "".join(json.dumps(each) + "\n" for each in objects))
+
+    def scan(self, settle_s: float = 0.0, now: float | None = None) -> intake.Scan:
+        return intake.scan([str(self.drop)], self.ledger, time.time() + 1 if now is None else now, settle_s)
+
+    def run(self, found: intake.Scan | None = None, **settings: Any) -> dict[str, Any]:
+        """One intake, committed; `files`, `quarantine` and `table` show what it wrote."""
+        self.runs += 1
+        out = self.folder / f"out{self.runs}"
+        out.mkdir()
+        options = Intake.model_validate(settings)
+        result = intake.freeze(
+            found or self.scan(),
+            settings=options,
+            rows=intake.FileRows(options, intake.READERS, load),
+            known=self.ledger,
+            batches=self.batches,
+            protected=intake.Protected.of_texts(self.protected),
+            out=out,
+            context=self.context,
+        )
+        json.dumps(result, allow_nan=False)
+        entries = [json.loads(line) for line in (out / "files.jsonl").read_text().splitlines()]
+        self.quarantine = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+        self.files = {str(Path(entry["path"]).relative_to(self.drop)): entry for entry in entries}
+        self.table = rows.SCHEMA.empty_table()
+        if result["batch"]:
+            batch = self.folder / f"{result['batch']}.parquet"
+            shutil.copy(out / "batch.parquet", batch)
+            self.batches.append(batch)
+            self.table = rows.read([batch])
+        for entry in entries:
+            self.ledger.commit(entry)
+        return result
+
+    def texts(self) -> list[str]:
+        """Texts of the last batch."""
+        texts: list[str] = self.table.column("text").to_pylist()
+        return texts
+
+    def labels(self) -> dict[str, str | None]:
+        """Text -> label of the last batch."""
+        return dict(zip(self.texts(), self.table.column("label").to_pylist(), strict=True))
+
+    def reasons(self) -> list[str]:
+        """Why rows and files of the last intake were refused."""
+        return [entry["reason"] for entry in self.quarantine]
+
+
+SCRIPTS = {
+    "chinese": "今天的天气非常好，我们一起去公园散步吧。",
+    "arabic": "الطقس جميل اليوم، فلنذهب إلى الحديقة معًا.",
+    "hebrew": "מזג האוויר יפה היום, בואו נלך לגן.",
+    "hindi": "आज मौसम बहुत अच्छा है, चलो बगीचे में टहलते हैं।",
+    "thai": "วันนี้อากาศดีมาก เราไปเดินเล่นที่สวนกันเถอะ",
+    "emoji": "👩‍💻🏳️‍🌈🎉",
+    "mixed": "He said: שלום, \u200fworld\u200e!",
+}
+"""A text in each of several scripts."""

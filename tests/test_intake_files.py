@@ -1,0 +1,347 @@
+"""Watched folders full of traps: what is taken, refused, left waiting, and why."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import socket
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from keeperd import intake
+from keeperd.api import BadInputError
+from keeperd.intake_files import Opener, UnreadableError
+from tests.intake_kit import SCRIPTS, Box
+
+SECRET = "the secret of the house"
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Box:
+    return Box(tmp_path)
+
+
+# --- what is looked at ----------------------------------------------------------------------------
+
+
+def test_folders_are_searched_to_the_bottom_and_in_the_order_of_paths(box: Box) -> None:
+    box.put("b.txt", "second")
+    box.put("a/x/y/z.txt", "first")
+    box.put("c/1.txt", "third")
+    box.run()
+    assert box.texts() == ["first", "second", "third"]
+    assert [entry["rows"] for entry in box.files.values()] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", [".hidden.txt", "a.txt.tmp", "a.txt.part", "a.txt~", ".folder/a.txt", "A.TXT.PART"])
+def test_unfinished_and_hidden_files_are_not_seen(box: Box, name: str) -> None:
+    box.put(name, "not yet")
+    assert box.scan().files == []
+    assert box.scan().waiting == 0
+
+
+def test_a_file_must_have_settled(box: Box) -> None:
+    path = box.put("a.txt", "hello")
+    written = path.stat().st_mtime
+    assert (box.scan(settle_s=5, now=written + 4.9).files, box.scan(settle_s=5, now=written + 4.9).waiting) == ([], 1)
+    assert len(box.scan(settle_s=5, now=written + 5.1).files) == 1
+
+
+def test_a_time_from_the_future_does_not_keep_a_file_waiting(box: Box) -> None:
+    path = box.put("a.txt", "hello")
+    os.utime(path, (time.time() + 10**8, time.time() + 10**8))
+    assert len(box.scan(settle_s=5, now=time.time() + 6).files) == 1
+
+
+def test_a_file_being_published_by_link_and_unlink_waits(box: Box) -> None:
+    path = box.put("a.txt.tmp", "hello")
+    os.utime(path, (1, 1))
+    os.link(path, box.drop / "a.txt")
+    assert box.scan(settle_s=5, now=time.time() + 1).waiting == 1
+    path.unlink()
+    assert box.run(box.scan(settle_s=5, now=time.time() + 6))["rows"] == 1
+
+
+def test_a_missing_folder_is_a_problem_and_no_error(box: Box) -> None:
+    box.put("a.txt", "hello")
+    missing = str(box.folder / "gone")
+    found = intake.scan([missing, str(box.drop)], box.ledger, time.time() + 1, 0)
+    assert len(found.files) == 1
+    assert found.problems == [f"{missing}: No such file or directory; nothing is taken from this folder"]
+
+
+def test_overlapping_folders_give_each_file_once(box: Box) -> None:
+    box.put("inner/a.txt", "hello")
+    found = intake.scan([str(box.drop), str(box.drop / "inner")], box.ledger, time.time() + 1, 0)
+    assert len(found.files) == 1
+
+
+def test_a_name_that_is_not_utf8_is_taken_and_told(box: Box) -> None:
+    path = os.path.join(os.fsencode(box.drop), b"caf\xe9\n.txt")  # noqa: PTH118 - bytes
+    with open(path, "wb") as file:  # noqa: PTH123 - bytes
+        file.write(b"hello")
+    assert box.run()["rows"] == 1
+    assert list(box.files) == ["caf\\xe9\n.txt"]
+    assert box.scan().files == []
+
+
+# --- traps ----------------------------------------------------------------------------------------
+
+
+def refused(box: Box) -> dict[str, str]:
+    """File -> reason; and nothing but the harmless file was taken."""
+    box.put("harmless.txt", "harmless")
+    result = box.run()
+    assert box.texts() == ["harmless"]
+    assert result["files"]["quarantined"] == len(box.quarantine)
+    assert SECRET not in str(box.files)
+    return {name: entry["reason"] for name, entry in box.files.items() if entry["status"] == "quarantined"}
+
+
+def test_links_are_refused_and_linked_folders_not_entered(box: Box) -> None:
+    secrets = box.folder / "secrets"
+    secrets.mkdir()
+    (secrets / "passwords.txt").write_text(SECRET)
+    (box.drop / "link.txt").symlink_to(secrets / "passwords.txt")
+    (box.drop / "dangling.txt").symlink_to(box.folder / "nowhere")
+    (box.drop / "folder").symlink_to(secrets)
+    os.link(secrets / "passwords.txt", box.drop / "hard.txt")
+    reasons = refused(box)
+    assert set(reasons) == {"link.txt", "dangling.txt", "folder", "hard.txt"}
+    assert all("symbolic link" in reasons[name] for name in ("link.txt", "dangling.txt", "folder"))
+    assert "hard link" in reasons["hard.txt"]
+    assert box.scan().files == []  # known now, and not told of again
+
+
+def test_pipes_sockets_and_devices_are_refused_without_blocking(box: Box) -> None:
+    os.mkfifo(box.drop / "pipe.txt")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(box.drop / "s.txt"))
+        names = {"pipe.txt", "s.txt"}
+        if os.geteuid() == 0:
+            os.mknod(box.drop / "null.txt", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+            names.add("null.txt")
+        assert refused(box) == dict.fromkeys(names, "not a regular file")
+
+
+def test_setuid_files_are_refused_and_open_modes_are_not(box: Box) -> None:
+    box.put("setuid.txt", SECRET).chmod(0o4755)
+    box.put("setgid.txt", SECRET).chmod(0o2755)
+    box.put("open.txt", "harmless").chmod(0o777)
+    assert set(refused(box)) == {"setuid.txt", "setgid.txt"}
+
+
+def swapped(box: Box, swap: str) -> None:
+    """What an attacker does between the look and the reading."""
+    path, secret = box.drop / "sub" / "a.txt", box.folder / "secrets" / "a.txt"
+    secret.parent.mkdir()
+    secret.write_text(SECRET)
+    if swap == "folder":
+        path.parent.rename(box.folder / "moved")
+        (box.drop / "sub").symlink_to(secret.parent)
+        return
+    path.unlink()
+    if swap == "link":
+        path.symlink_to(secret)
+    elif swap == "pipe":
+        os.mkfifo(path)
+    elif swap == "hard link":
+        os.link(secret, path)
+    elif swap == "other file":
+        path.write_text(SECRET)
+
+
+@pytest.mark.parametrize("swap", ["link", "pipe", "hard link", "other file", "folder", "gone"])
+def test_a_file_swapped_after_the_look_is_not_read(box: Box, swap: str) -> None:
+    box.put("sub/a.txt", "harmless")
+    found = box.scan()
+    swapped(box, swap)
+    result = box.run(found)
+    assert result["batch"] is None
+    assert result["files"]["accepted"] == 0
+    assert result["files"]["waiting"] + result["files"]["quarantined"] == 1
+
+
+def test_a_file_that_grows_while_it_is_read_waits(box: Box) -> None:
+    path = box.put("a.txt", "hello")
+    found = box.scan()
+    path.write_text("hello and more")
+    result = box.run(found)
+    assert result["files"] == {"accepted": 0, "duplicate": 0, "quarantined": 0, "waiting": 1}
+    assert result["problems"] == [f"{path}: changed while it was looked at; it waits for the next intake"]
+    assert box.run()["rows"] == 1
+
+
+def test_an_opener_closes_what_it_opened(box: Box) -> None:
+    for name in ("a/1.txt", "a/2.txt", "b/1.txt"):
+        box.put(name, name)
+    before = len(os.listdir("/proc/self/fd"))
+    with Opener() as opener:
+        for file in box.scan().files:
+            os.close(opener.open(file))
+        box.put("b/1.txt", "changed since")
+        with pytest.raises(UnreadableError):
+            opener.open(box.scan().files[0].__class__(*("", str(box.drop), "b/1.txt", 1, 1, 1)))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Whom file modes apply to."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_unreadable_files_and_folders_wait_and_are_told() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "closed").mkdir(mode=0o700)
+        (folder / "a.txt").write_text("hello")
+        (folder / "a.txt").chmod(0o600)
+        (folder / "closed").chmod(0 if os.geteuid() else 0o700)
+        (folder / "a.txt").chmod(0 if os.geteuid() else 0o600)
+        with ordinary_user():
+            found = intake.scan([name], Box.__new__(Box).__class__ and _Nothing(), time.time() + 1, 0)
+        (folder / "closed").chmod(0o700)
+    assert (found.files, found.waiting) == ([], 1)
+    assert sorted(found.problems) == [
+        f"{name}/a.txt: not readable for this user; it waits for the next intake",
+        f"{name}/closed: Permission denied",
+    ]
+
+
+class _Nothing:
+    def is_known(self, path: str, size: int, mtime_ns: int, inode: int) -> bool:
+        return False
+
+    def has_content(self, sha256: str) -> bool:
+        return False
+
+
+# --- contents -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.xyz", b"hello", "no reader takes this kind of file; known are .csv, .jsonl, .ndjson, .parquet, .tsv"),
+        ("a", b"hello", "no reader takes this kind of file"),
+        ("a.txt.bz2", b"hello", "no reader takes this kind of file"),
+        ("empty.txt", b"", "empty: no row in it"),
+        ("blank.jsonl", b"\n\n \n", "empty: no row in it"),
+        ("header.csv", b"text,label\n", "empty: no row in it"),
+        ("binary.txt", bytes(200) + b"ELF", "binary data"),
+        ("latin.jsonl", '{"text": "caf\xe9"}'.encode("latin-1"), "no good row among 1; row 1: the text is not valid"),
+        ("plain.jsonl", b"just words\n" * 3, "no good row among 3; row 1: not valid JSON"),
+        ("short.txt.gz", gzip.compress(b"hello\n" * 1000)[:-40], "damaged or cut short: gzip"),
+        ("wrong.txt.gz", b"not gzip at all, but long enough", "damaged or cut short: gzip"),
+        ("wrong.txt.zst", b"not zstd at all, but long enough", "damaged or cut short: zstd"),
+        ("short.txt.zst", pa.compress(b"hello\n" * 1000, "zstd", asbytes=True)[:-4], "damaged or cut short: zstd"),
+    ],
+)
+def test_files_that_cannot_be_read_are_quarantined_with_a_reason(
+    box: Box, name: str, content: bytes, expected: str
+) -> None:
+    box.put(name, content)
+    reasons = refused(box)
+    assert reasons[name].startswith(expected)
+    assert box.quarantine == [{"path": str(box.drop / name), "row": None, "reason": reasons[name]}]
+    assert box.run()["files"] == {"accepted": 0, "duplicate": 0, "quarantined": 0, "waiting": 0}
+
+
+def test_packed_files_are_unpacked(box: Box) -> None:
+    lines = [*SCRIPTS.values()]
+    box.put("a.txt.gz", gzip.compress(lines[0].encode()) + gzip.compress(b"\n" + lines[1].encode()))
+    box.put("b.TXT.ZST", pa.compress(lines[2].encode(), "zstd", asbytes=True))
+    large = "\n".join(f"{n} bottles of beer number {n * 7} on wall {n % 13}" for n in range(300_000))
+    box.put("c.txt.gz", gzip.compress(large.encode(), 1))
+    result = box.run(near_duplicates=1.0)
+    assert box.texts()[:3] == lines[:3]
+    assert result["rows"] == 300_003
+
+
+def test_a_bomb_is_stopped_early(box: Box) -> None:
+    with gzip.open(box.drop / "bomb.txt.gz", "wb") as file:
+        for _ in range(300):
+            file.write(bytes(1 << 20))
+    assert (box.drop / "bomb.txt.gz").stat().st_size < 400_000
+    assert refused(box)["bomb.txt.gz"] == "unpacks to more than 100 times its size (max_ratio)"
+
+
+def test_sizes_are_limited(box: Box) -> None:
+    box.put("large.txt", "x" * 2000)
+    box.put("packed.txt.gz", gzip.compress(b"x\n" * 1000))
+    box.put("rows.txt", "\n".join(f"row {n}" for n in range(60)))
+    box.run(max_file=1000, max_rows=50)
+    assert {name: entry["reason"] for name, entry in box.files.items()} == {
+        "large.txt": "larger than max_file (1000 bytes)",
+        "packed.txt.gz": "unpacks to more than max_file (1000 bytes)",
+        "rows.txt": "more than 50 rows (max_rows); split the file",
+    }
+
+
+def test_a_refused_file_leaves_no_row_behind(box: Box) -> None:
+    box.put("a.csv", 'text\ngood before\n"bad\n')
+    box.put("b.csv", "text\ngood after\n")
+    result = box.run()
+    assert box.texts() == ["good after"]
+    assert result["bad_rows"] == 0
+    assert box.reasons() == ["a quote in row 2 is never closed"]
+
+
+# --- identity -------------------------------------------------------------------------------------
+
+
+def test_a_file_is_taken_once_and_again_when_it_changes(box: Box) -> None:
+    path = box.put("a.txt", "one")
+    assert box.run()["rows"] == 1
+    assert box.scan().files == []
+    path.write_text("another")
+    assert box.run()["rows"] == 1
+    assert box.texts() == ["another"]
+
+
+def test_the_same_content_under_another_name_is_a_duplicate(box: Box) -> None:
+    box.put("a.txt", "one")
+    box.put("b.txt", "one")
+    result = box.run()
+    assert result["files"] == {"accepted": 1, "duplicate": 1, "quarantined": 0, "waiting": 0}
+    assert box.files["b.txt"]["reason"] == f"same content as {box.drop / 'a.txt'}"
+    assert box.files["b.txt"]["sha256"] == box.files["a.txt"]["sha256"]
+    box.put("c.txt", "one")
+    assert box.run()["batch"] is None
+    assert box.files["c.txt"]["reason"] == "same content as a file taken before"
+
+
+def test_a_refused_file_is_not_the_original_of_a_duplicate(box: Box) -> None:
+    box.put("a.xyz", "one")
+    box.put("b.jsonl", "one")
+    box.put("c.txt", "one")
+    assert box.run()["files"] == {"accepted": 1, "duplicate": 0, "quarantined": 2, "waiting": 0}
+
+
+def test_a_file_that_the_operator_names_may_be_a_link(box: Box) -> None:
+    path = box.put("a.txt", "hello")
+    os.link(path, box.folder / "hard.txt")
+    (box.folder / "soft.txt").symlink_to(path)
+    for name in ("hard.txt", "soft.txt"):
+        with Opener() as opener:
+            os.close(opener.open(intake.found_by_operator(box.folder / name)))
+    with pytest.raises(BadInputError, match="No such file"):
+        intake.found_by_operator(box.folder / "none.txt")
+    with pytest.raises(BadInputError, match="not a regular file"):
+        intake.found_by_operator(box.folder)
