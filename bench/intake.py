@@ -21,7 +21,8 @@ from keeperd import intake, plugins
 from keeperd.api import Component, Context
 from keeperd.config import Intake
 
-WORDS = [f"{a}{b}" for a in "ka lo mi ru te sho na vel dor".split() for b in "ra ne ti on us em al".split()]
+BEGINNINGS = ("ka", "lo", "mi", "ru", "te", "sho", "na", "vel", "dor")
+WORDS = [begin + end for begin in BEGINNINGS for end in ("ra", "ne", "ti", "on", "us", "em", "al")]
 
 
 class NothingKnown:
@@ -56,7 +57,7 @@ def measure(title: str, drop: Path, folder: Path) -> None:
         rows=intake.FileRows(settings, intake.READERS, load),
         known=NothingKnown(),
         batches=[],
-        protected=intake.Protected.of_texts([]),
+        protected=intake.Protected([]),
         out=folder,
         context=Context(workdir=folder),
     )

@@ -47,10 +47,12 @@ printed from, and one small function a state.
 {ascii_diagram()}
 ```
 
-A rollback that the operator asks for opens a cycle at ROLLBACK. A cycle is over in
-{_listed(CLOSED)}. A step that fails is tried again, at growing intervals; after the configured number
-of attempts the cycle is FAILED and the champion stays, save in {_listed(NEVER_ABANDONED)}, which are
-tried until they succeed, because giving up there would leave it unclear what serves.
+A rollback that the operator asks for opens a cycle at ROLLBACK. The last
+states are {_listed(CLOSED)}.
+
+A step that fails is tried again, at growing intervals. After the configured number of attempts the
+cycle is FAILED and the champion stays. Only {_listed(NEVER_ABANDONED)} are tried until they succeed:
+giving up there would leave it unclear what serves.
 
 | state | what happens there |
 |---|---|
@@ -67,4 +69,4 @@ def _first_paragraph(text: str | None) -> str:
 
 
 def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:-1]) + " or " + names[-1]
+    return ", ".join(names[:-1]) + " and " + names[-1]

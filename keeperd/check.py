@@ -259,8 +259,11 @@ def _golden(name: str, where: str, path: Path, paths: StatePaths) -> Iterator[Fi
     """The golden file is sealed at its first use; a changed one makes verdicts incomparable."""
     if not paths.database.exists() or not path.is_file():
         return
-    with open_readonly(paths.database) as ledger:
-        sealed = {row["name"]: row["golden_sha"] for row in inventory.models(ledger.db)}.get(name)
+    try:
+        with open_readonly(paths.database) as ledger:
+            sealed = {row["name"]: row["golden_sha"] for row in inventory.models(ledger.db)}.get(name)
+    except sqlite3.Error:
+        return  # a ledger that cannot be read is a finding of its own
     if sealed is not None and sealed != sha256_file(path):
         yield warn(
             where,

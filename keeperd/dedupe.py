@@ -1,7 +1,7 @@
 """Which rows of an intake are new, and where a label belongs that comes late.
 
 Rows are judged in their order: against rows that training must never see, against rows of earlier
-batches, and against the rows before them. Only numbers are looked at here: hashes, sketches and
+batches, and against the rows before them. Only numbers are looked at here: hashes of texts and
 label numbers (see `spool.Spool`).
 """
 
@@ -11,16 +11,12 @@ from collections.abc import Mapping
 from enum import IntEnum
 
 import numpy as np
-import numpy.typing as npt
 
-from keeperd.fingerprint import Bands
-from keeperd.similar import like_any, like_before
+from keeperd.similar import Places
 from keeperd.spool import NO_LABEL, Spool
 
 EARLIER = -1
 """Stands for a row of an earlier batch, where otherwise a row of this intake is named."""
-
-Places = npt.NDArray[np.int64]
 
 
 class Fate(IntEnum):
@@ -114,16 +110,14 @@ class Dedupe:
         rows = self.texts()
         return rows[~np.isin(rows, np.array(self._brought, np.int64))]
 
-    def drop_near_duplicates(self, rows: Places, earlier: Bands, needed: int) -> Places:
-        """Drop those of `rows` that are nearly an earlier row or a row before them.
+    def drop_near_duplicates(self, rows: Places) -> Places:
+        """Drop these rows, which are nearly an earlier row or a row before them.
 
         Returns:
-            the dropped rows that have a label and an id: perhaps late labels for an edited text.
+            those of them that have a label and an id: perhaps late labels for an edited text.
         """
-        bands = self._spool.bands[rows]
-        dropped = rows[like_any(earlier, bands, needed) | like_before(bands, needed)]
-        self.fates[dropped] = Fate.NEAR_DUPLICATE
-        labelled: Places = dropped[(self.labels[dropped] != NO_LABEL) & self._spool.named[dropped]]
+        self.fates[rows] = Fate.NEAR_DUPLICATE
+        labelled: Places = rows[(self.labels[rows] != NO_LABEL) & self._spool.named[rows]]
         return labelled
 
     def late_labels(self) -> Places:

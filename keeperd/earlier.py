@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,8 +15,8 @@ import pyarrow.parquet as pq
 
 from keeperd import fingerprint
 from keeperd.api import BadInputError
-from keeperd.fingerprint import BANDS, Bands, Hashes
-from keeperd.similar import Overlap
+from keeperd.fingerprint import BANDS, RECIPE_KEY, Bands, Hashes
+from keeperd.similar import Overlap, Texts
 from keeperd.spool import NO_LABEL, Labels
 
 CHUNK = 16_384
@@ -59,13 +60,6 @@ def _chunks(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         yield from file.iter_batches(CHUNK, columns=list(columns), use_threads=False)
 
 
-def bands_of(column: pa.Array) -> Bands:
-    """uint32 (n, BANDS) of a column `bands`."""
-    values = column.flatten().to_numpy(zero_copy_only=False)
-    bands: Bands = values.astype(np.uint32).reshape(-1, BANDS)
-    return bands
-
-
 def known_texts(batches: Sequence[Path], hashes: Hashes, vocabulary: Labels) -> dict[int, int]:
     """Text hash -> label number, of those of `hashes` that the batches have. Where a text is there
     more than once, the newest label counts."""
@@ -86,20 +80,41 @@ def known_texts(batches: Sequence[Path], hashes: Hashes, vocabulary: Labels) -> 
     return known
 
 
-def similar_rows(batches: Sequence[Path], bands: Bands, needed: int) -> Bands:
-    """Sketches of the batches' rows, without those that can be no near duplicate of `bands`."""
-    overlap = Overlap(bands, needed)
+@contextmanager
+def similar_texts(batches: Sequence[Path], bands: Bands, similarity: float, scratch: Path) -> Iterator[Texts]:
+    """The batches' texts, without those that can be no near duplicate of texts with these `bands`.
+
+    Args:
+        scratch: a file to keep them in meanwhile.
+    """
+    overlap = Overlap(bands, similarity)
+    schema = pa.schema([("text", pa.string())])
     parts = [fingerprint.sketch([])]
-    for path in batches:
-        comparable = (pq.read_schema(path).metadata or {}).get(fingerprint.RECIPE_KEY) == fingerprint.recipe()
-        column = "bands" if comparable else "text"
-        read = bands_of if comparable else sketch_texts
-        parts.extend(overlap.of(read(chunk.column(column))) for chunk in _chunks(path, (column,)))
-    return np.concatenate(parts)
+    try:
+        with pa.ipc.new_file(str(scratch), schema) as writer:
+            for path in batches:
+                # Sketches of another kind are made anew.
+                comparable = (pq.read_schema(path).metadata or {}).get(RECIPE_KEY) == fingerprint.recipe()
+                for chunk in _chunks(path, ("text", "bands")):
+                    made = _bands(chunk.column("bands")) if comparable else _sketched(chunk.column("text"))
+                    shares = overlap.shares(made)
+                    parts.append(made[shares])
+                    texts = chunk.column("text").filter(pa.array(shares))
+                    writer.write_batch(pa.record_batch([texts], schema=schema))
+        with pa.memory_map(str(scratch)) as source:
+            found = np.concatenate(parts)
+            yield Texts(found, pa.ipc.open_file(source).read_all().column("text"), np.arange(len(found)))
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
-def sketch_texts(texts: pa.Array) -> Bands:
-    """Sketches made anew, where those in a file may be of another kind."""
+def _bands(column: pa.Array) -> Bands:
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    bands: Bands = values.astype(np.uint32).reshape(-1, BANDS)
+    return bands
+
+
+def _sketched(texts: pa.Array) -> Bands:
     return fingerprint.sketch([fingerprint.fold(text) for text in texts.to_pylist()])
 
 

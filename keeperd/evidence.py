@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keeperd.verdict import points
-from keeperd.wording import count, figure, moment, share, visible, whole
+from keeperd.wording import count, figure, moment, portion, share, visible, whole
 
 SETS = {"new": "new text", "golden": "your test set", "holdout": "old text"}
 
@@ -61,7 +61,7 @@ def compared(story: Mapping[str, Any]) -> tuple[Compared, ...]:
     verdict = dig(story, "facts", "gate")
     found = []
     for check in mappings(dig(verdict, "checks")):
-        name, change = check.get("name"), figure(check.get("figure"))
+        name, change = str(check.get("name")), portion(check.get("figure"), -1.0)
         if name not in SETS or change is None:
             continue
         before = _accuracy(dig(verdict, "champion", "sets", name))
@@ -74,9 +74,9 @@ def compared(story: Mapping[str, Any]) -> tuple[Compared, ...]:
                 champion=before,
                 candidate=after,
                 change=change,
-                low=figure(check.get("low")),
-                high=figure(check.get("high")),
-                limit=figure(check.get("limit")),
+                low=portion(check.get("low"), -1.0),
+                high=portion(check.get("high"), -1.0),
+                limit=portion(check.get("limit"), -1.0),
                 rows=whole(check.get("rows")),
                 passed=bool(check.get("passed")),
             )
@@ -88,7 +88,7 @@ def _accuracy(metrics: Any) -> float | None:
     """The figure that the gate compares: the accuracy, or else the task's first metric."""
     if not isinstance(metrics, Mapping):
         return None
-    known = [n for n in map(figure, (metrics.get("accuracy"), *metrics.values())) if n is not None]
+    known = [n for n in map(portion, (metrics.get("accuracy"), *metrics.values())) if n is not None]
     return known[0] if known else None
 
 
@@ -149,7 +149,7 @@ def words(story: Mapping[str, Any], most: int) -> tuple[Word, ...]:
     found: dict[str, tuple[float, Word]] = {}
     for signal in mappings(dig(story, "facts", "assess", "signals")):
         for one in mappings(signal.get("words")):
-            before, now, z = (figure(one.get(key)) for key in ("reference", "current", "z"))
+            before, now, z = portion(one.get("reference")), portion(one.get("current")), figure(one.get("z"))
             term = visible(one.get("term") or "", 40)
             if term and before is not None and now is not None and z is not None:
                 found.setdefault(term, (-abs(z), Word(term, before, now)))
@@ -166,31 +166,34 @@ def signals(story: Mapping[str, Any]) -> tuple[Tested, ...]:
 
 @dataclass(frozen=True)
 class Harm:
-    """The champion's accuracy on the new text against the one it was accepted with, 0..1."""
+    """The champion's accuracy on the new text, the one it was accepted with, and the interval of
+    the loss between them; `measured` on labels or only estimated."""
 
     now: float
+    accepted: float | None
     low: float | None
     high: float | None
-    accepted: float | None
-    rows: int | None
+    measured: bool
 
     @property
     def text(self) -> str:
-        """Both figures, with the interval."""
-        known = self.low is not None and self.high is not None
-        span = f" ({share(self.low)} to {share(self.high)})" if known else ""
-        accepted = f", accepted at {share(self.accepted)}" if self.accepted is not None else ""
-        return f"{share(self.now)}{span}{accepted}"
+        """All of it in one line."""
+        about = "" if self.measured else "about "
+        text = f"{about}{share(self.now)}"
+        text += f", accepted at {share(self.accepted)}" if self.accepted is not None else ""
+        if self.low is not None and self.high is not None:
+            text += f" (loss {100 * self.low:+.1f} to {100 * self.high:+.1f} points)"
+        return text + ("" if self.measured else "; estimated without labels")
 
 
 def harm(story: Mapping[str, Any]) -> Harm | None:
     """What the drift does to the champion, or None where nobody can tell."""
     told = dig(story, "facts", "assess", "harm")
-    now = figure(dig(told, "estimate"))
+    now = portion(dig(told, "accuracy"))
     if now is None or dig(told, "abstained"):
         return None
-    low, high, accepted = (figure(told.get(key)) for key in ("low", "high", "accepted"))
-    return Harm(now, low, high, accepted, whole(told.get("rows")))
+    low, high = portion(told.get("low"), -1.0), portion(told.get("high"), -1.0)
+    return Harm(now, portion(told.get("accepted")), low, high, measured=told.get("how") == "labels")
 
 
 # --- probation --------------------------------------------------------------------------------------
@@ -217,7 +220,7 @@ def watch(story: Mapping[str, Any]) -> Watch | None:
     if not isinstance(state, Mapping):
         return None
     both, good, bad, neither = (
-        whole(state.get(name)) or 0 for name in ("both", "champion", "predecessor", "neither")
+        max(whole(state.get(name)) or 0, 0) for name in ("both", "champion", "predecessor", "neither")
     )
     rows = both + good + bad + neither
     champion, predecessor = ((both + good) / rows, (both + bad) / rows) if rows else (None, None)

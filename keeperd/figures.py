@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 WIDTH_PX = 350
 """Width of a picture where it is shown; it has twice as many pixels."""
 
+MOST_EVIDENCE = 1e9
+"""Where the scale of evidence ends."""
+
 TEXT = "#7b8088"
 FAINT = "#8a909a55"
 OLD = "#8a909a"
@@ -57,16 +60,17 @@ def probation(watch: Watch) -> bytes:
     at which it is rolled back."""
     figure, axes = _canvas(120)
     rows = [0, *(n for n, _ in watch.trail)]
-    evidence = [1.0, *(min(e, 1e9) for _, e in watch.trail)]
-    over = watch.limit is not None and evidence[-1] >= watch.limit
+    evidence = [1.0, *(min(e, MOST_EVIDENCE) for _, e in watch.trail)]
+    limit = None if watch.limit is None else min(max(watch.limit, 1.0), MOST_EVIDENCE)
+    over = limit is not None and evidence[-1] >= limit
     axes.plot(rows, evidence, color=BAD if over else GOOD, lw=2, marker="o", ms=3)
     axes.set_yscale("log")
-    top = max([*evidence, watch.limit or 1.0])
+    top = max([*evidence, limit or 1.0])
     axes.set_ylim(0.8, 10 ** (math.log10(top) * 1.25 + 0.1))
-    if watch.limit is not None:
-        axes.axhline(watch.limit, color=TEXT, lw=1, ls=(0, (4, 3)))
+    if limit is not None:
+        axes.axhline(limit, color=TEXT, lw=1, ls=(0, (4, 3)))
         axes.annotate(
-            "rolls back here", (0, watch.limit), (2, 3), textcoords="offset points", fontsize=8, color=TEXT
+            "rolls back here", (0, limit), (2, 3), textcoords="offset points", fontsize=8, color=TEXT
         )
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.yaxis.set_minor_formatter(lambda value, _: "")

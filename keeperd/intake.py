@@ -31,7 +31,17 @@ from keeperd.rows import SCHEMA
 from keeperd.spool import NO_LABEL, Spool
 from keeperd.versions import sha256_file
 
-__all__ = ["FileRows", "KnownFiles", "Protected", "Scan", "found_by_operator", "freeze", "read_file", "scan"]
+__all__ = [
+    "FileRows",
+    "KnownFiles",
+    "Load",
+    "Protected",
+    "Scan",
+    "found_by_operator",
+    "freeze",
+    "read_file",
+    "scan",
+]
 
 READERS = ("text", "jsonl", "csv", "parquet")
 MAX_TOLD = 1000

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from keeperd import fingerprint
-from keeperd.earlier import EarlierRow, sketch_texts
+from keeperd.earlier import EarlierRow
 from keeperd.fingerprint import Bands, Hashes
 from keeperd.rows import SCHEMA
 from keeperd.spool import NO_LABEL, Spool
@@ -51,7 +51,8 @@ def joined_table(earlier: Sequence[EarlierRow], labels: Sequence[str], holdout: 
     }
     columns["label"] = pa.array(labels, pa.string())
     hashes = np.array([row.hash for row in earlier], np.uint64)
-    return _table(columns, hashes, sketch_texts(columns["text"]), holdout)
+    bands = fingerprint.sketch([fingerprint.fold(row.text) for row in earlier])
+    return _table(columns, hashes, bands, holdout)
 
 
 def _table(columns: dict[str, pa.Array], hashes: Hashes, bands: Bands, holdout: float) -> pa.Table:

@@ -13,33 +13,26 @@ from keeperd.api import Context
 from keeperd.config import Intake
 from keeperd.dedupe import Dedupe
 from keeperd.earlier import EarlierRow
-from keeperd.fingerprint import Bands, Hashes
+from keeperd.fingerprint import Hashes
 from keeperd.intake_take import look_up
-from keeperd.similar import Flags, like_any
+from keeperd.similar import Flags, Places, Texts, like_any, like_before
 from keeperd.spool import Spool
 
 LEAK_SIMILARITY = 0.9
 """Golden and holdout rows are kept out at this Jaccard similarity, or below where duplicates are."""
 
 
-@dataclass(frozen=True)
 class Protected:
-    """Rows that must never be trained on: golden and holdout rows, by the hashes of their folded
-    texts and by their sketches."""
+    """Rows that must never be trained on: golden and holdout rows."""
 
-    hashes: Hashes
-    bands: Bands
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = Texts.of(list(texts))
+        folded = map(fingerprint.fold, texts)
+        self._hashes = np.array([fingerprint.digest(text)[1] for text in folded], np.uint64)
 
-    @classmethod
-    def of_texts(cls, texts: Sequence[str]) -> Protected:
-        """Computed from the texts, as sketches in old files may be of another kind."""
-        folded = [fingerprint.fold(text) for text in texts]
-        hashes = np.array([fingerprint.digest(text)[1] for text in folded], np.uint64)
-        return cls(hashes, fingerprint.sketch(folded))
-
-    def match(self, hashes: Hashes, bands: Bands, needed: int) -> Flags:
-        """For each row, whether it is or nearly is one of these."""
-        return np.isin(hashes, self.hashes) | like_any(self.bands, bands, needed)
+    def match(self, hashes: Hashes, texts: Texts, similarity: float) -> Flags:
+        """For each of the texts, whether it is or nearly is one of these."""
+        return np.isin(hashes, self._hashes) | like_any(self._texts, texts, similarity)
 
 
 @dataclass(frozen=True)
@@ -64,22 +57,33 @@ def decide(
     """
     dedupe = Dedupe(spool)
     newest = earlier.newest(batches, settings.dedupe_rows)
-    texts = dedupe.texts()
-    leak_needed = fingerprint.needed(min(settings.near_duplicates, LEAK_SIMILARITY))
+    leak_similarity = min(settings.near_duplicates, LEAK_SIMILARITY)
     look_up(context)
-    dedupe.drop_leaks(texts[protected.match(spool.hashes[texts], spool.bands[texts], leak_needed)])
+    rows = dedupe.texts()
+    with spool.texts(rows) as texts:
+        dedupe.drop_leaks(rows[protected.match(spool.hashes[rows], texts, leak_similarity)])
+    look_up(context)
     dedupe.drop_duplicates(earlier.known_texts(newest, spool.hashes[dedupe.texts()], spool.vocabulary))
     look_up(context)
-    labelled = np.zeros(0, np.int64)
-    if settings.near_duplicates < 1.0:
-        needed = fingerprint.needed(settings.near_duplicates)
-        candidates = dedupe.not_brought()
-        bands = earlier.similar_rows(newest, spool.bands[candidates], needed)
-        look_up(context)
-        labelled = dedupe.drop_near_duplicates(candidates, bands, needed)
-    look_up(context)
+    near = _near_duplicates(spool, dedupe.not_brought(), newest, settings.near_duplicates, context)
+    labelled = dedupe.drop_near_duplicates(near)
     pending = np.concatenate([dedupe.late_labels(), labelled])
-    return dedupe, _join(spool, dedupe, pending.tolist(), batches, protected, leak_needed)
+    return dedupe, _join(spool, dedupe, pending.tolist(), batches, protected, leak_similarity)
+
+
+def _near_duplicates(
+    spool: Spool, rows: Places, batches: Sequence[Path], similarity: float, context: Context
+) -> Places:
+    """Those of the rows that are nearly a row of these batches, or one of the rows before them."""
+    if similarity >= 1.0:
+        return rows[:0]
+    scratch = context.workdir / "earlier.arrow"
+    with spool.texts(rows) as texts:
+        with earlier.similar_texts(batches, texts.bands, similarity, scratch) as old:
+            look_up(context)
+            found = like_any(old, texts, similarity)
+        look_up(context)
+        return rows[like_before(texts, similarity, found)]
 
 
 def _join(
@@ -88,7 +92,7 @@ def _join(
     pending: list[int],
     batches: Sequence[Path],
     protected: Protected,
-    needed: int,
+    leak_similarity: float,
 ) -> list[Joined]:
     """Bring the labels of these rows to the rows with their ids, here or in earlier batches."""
     ids = spool.ids(pending)
@@ -101,8 +105,9 @@ def _join(
         else:
             dedupe.label_row(row, target)
     found = earlier.rows_by_id(batches[::-1], [identity for _, identity in elsewhere])
-    secret = Protected.of_texts([each.text for each in found.values()])
-    leaks = dict(zip(found, protected.match(secret.hashes, secret.bands, needed).tolist(), strict=True))
+    hashes = np.array([each.hash for each in found.values()], np.uint64)
+    texts = Texts.of([each.text for each in found.values()])
+    leaks = dict(zip(found, protected.match(hashes, texts, leak_similarity).tolist(), strict=True))
     joined = []
     for row, identity in elsewhere:
         if identity not in found:

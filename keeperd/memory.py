@@ -47,7 +47,7 @@ def next_memory(old: pa.Table, new: pa.Table, cap: int, share: float) -> pa.Tabl
         a table of `rows.SCHEMA`; the order of the rows given does not matter.
     """
     fresh = rows.labelled(rows.split(new, "train"))
-    pool = _latest(old, fresh)
+    pool = latest(old, fresh)
     labels = pc.count_distinct(pool.column("label")).as_py()
     size = min(cap, max(len(old) + math.ceil(share * len(fresh)), labels))
     return _draw(pool, size, floor=size, purpose=MEMORY)
@@ -60,7 +60,7 @@ def next_holdout(old: pa.Table, new: pa.Table, cap: int) -> pa.Table:
     Returns:
         a table of `rows.SCHEMA`; the order of the rows given does not matter.
     """
-    pool = _latest(old, rows.labelled(rows.split(new, "holdout")))
+    pool = latest(old, rows.labelled(rows.split(new, "holdout")))
     return _draw(pool, cap, floor=HOLDOUT_FLOOR, purpose=HOLDOUT)
 
 
@@ -72,7 +72,7 @@ def next_reference(old: pa.Table, new: pa.Table, cap: int) -> pa.Table:
     Returns:
         a table of `rows.SCHEMA`; the order of the rows given does not matter.
     """
-    pool = _latest(old, new)
+    pool = latest(old, new)
     hashes = _hashes(pool)
     fresh = np.isin(hashes, _hashes(new))
     of_new = min(int(fresh.sum()), max(cap - cap // 2, cap - int((~fresh).sum())))
@@ -85,9 +85,10 @@ def _hashes(table: pa.Table) -> np.ndarray:
     return np.asarray(table.column("hash").to_numpy(), dtype=np.uint64)
 
 
-def _latest(old: pa.Table, new: pa.Table) -> pa.Table:
-    """Both tables together, each text once: the last one counts, because its label may be a correction."""
-    both = pa.concat_tables([table.select(rows.SCHEMA.names).cast(rows.SCHEMA) for table in (old, new)])
+def latest(*tables: pa.Table) -> pa.Table:
+    """All rows of the tables, each text once: the last one counts, because its label may be a
+    correction. In the order of their hashes."""
+    both = pa.concat_tables([table.select(rows.SCHEMA.names).cast(rows.SCHEMA) for table in tables])
     _, last = np.unique(_hashes(both)[::-1], return_index=True)
     return both.take(pa.array(len(both) - 1 - last))
 

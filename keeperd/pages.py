@@ -74,17 +74,18 @@ def _approval(scene: Scene) -> Page:
 
 def _drift(scene: Scene) -> Page:
     harm, told = evidence.harm(scene.story), dig(scene.story, "facts", "assess", "harm")
-    version = scene.old or "the champion"
-    if harm is not None:
-        before = f"; it was {share(harm.accepted)} when it went live" if harm.accepted is not None else ""
-        lead = f"{capital(version)} is right on about {share(harm.now)} of it{before}."
-    else:
-        lead = f"Whether that hurts is not known. {sentence(dig(told, 'why') or '')}".strip()
-    nothing = "You need to do nothing: keeperd is making an update and will tell you how it went."
+    version = capital(scene.old) or "The champion"
     if dig(scene.story, "facts", "decision", "action") != "update":
-        lead, nothing = f"{lead} {scene.why}".strip(), f"keeperd makes no update now. {scene.serving}"
+        lead, nothing = scene.why, f"keeperd makes no update now. {scene.serving}"
         if harm is None:
             nothing += " Labelled rows in a watched folder would show whether one is needed."
+    else:
+        nothing = "You need to do nothing: keeperd is making an update and will tell you how it went."
+        lead = f"Whether that hurts is not known. {sentence(dig(told, 'why') or '')}".strip()
+        if harm is not None:
+            about = "" if harm.measured else "about "
+            before = f"; it was {share(harm.accepted)} when it went live" if harm.accepted is not None else ""
+            lead = f"{version} is right on {about}{share(harm.now)} of it{before}."
     title = "The text has changed"
     return Page("ask", "Drift", title, lead, nothing, scene.explain, frozenset({"drift"}))
 
@@ -132,7 +133,8 @@ def _rejected(scene: Scene) -> Page:
 def _rolled_back(scene: Scene) -> Page:
     old, new = scene.old or "the version before", scene.new
     seen = evidence.watch(scene.story)
-    asked = "target" in (dig(scene.story, "facts") or {})  # by a person, or because of a damaged version
+    facts = scene.story.get("facts")
+    asked = isinstance(facts, Mapping) and "target" in facts  # by a person, or for a damaged version
     if not asked and seen is not None and seen.champion is not None:
         lead = (
             f"{capital(new)} did worse than {old} on {count(seen.rows, 'labelled row')} that came since: "
@@ -239,5 +241,5 @@ def decisive(story: Mapping[str, Any]) -> Mapping[str, Any]:
     """The event that tells how a cycle ended or where it stands: the latest that has words of its
     own, else the latest."""
     events = list(evidence.mappings(story.get("events")))
-    told = [event for event in events if event.get("kind") in TELL]
+    told = [event for event in events if str(event.get("kind")) in TELL]
     return (told or events or [{}])[-1]

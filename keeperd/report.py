@@ -8,6 +8,7 @@ is shown by `wording.visible` alone, and sample texts only where they were asked
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,13 +35,18 @@ def render(story: Mapping[str, Any], event: Mapping[str, Any], *, examples: bool
     images = report_html.pictures(told)
     return Message(
         id=f"{told.event or 0}@keeperd.localhost",
-        model=ascii_line(told.model, 64) or "unknown",
-        kind=ascii_line(str(event.get("kind") or "event"), 64),
+        model=_word(told.model),
+        kind=_word(str(event.get("kind") or "event")),
         subject=subject(told.model, told.page, event),
         text=report_text.text(told),
         html=report_html.html(told, report_html.by_cid(images)),
         images=images,
     )
+
+
+def _word(text: str) -> str:
+    """A name as a header may hold it."""
+    return re.sub(r"[^A-Za-z0-9 ._-]+", "-", text)[:64]
 
 
 def subject(model: str, page: Page, event: Mapping[str, Any]) -> str:

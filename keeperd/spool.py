@@ -6,6 +6,7 @@ A row costs about 160 bytes of memory here, however long its text is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 from keeperd import fingerprint
 from keeperd.api import Row
 from keeperd.fingerprint import Bands, Hashes
+from keeperd.similar import Texts
 
 CHUNK_ROWS = 4096
 CHUNK_CHARACTERS = 4_000_000
@@ -150,6 +152,12 @@ class Spool:
                 chunk = reader.get_batch(index)
                 yield first, chunk
                 first += chunk.num_rows
+
+    @contextmanager
+    def texts(self, rows: npt.NDArray[np.int64]) -> Iterator[Texts]:
+        """The texts of these rows, read from disk as they are needed."""
+        with pa.memory_map(str(self.path)) as source:
+            yield Texts(self.bands[rows], pa.ipc.open_file(source).read_all().column("text"), rows)
 
     def ids(self, rows: Sequence[int]) -> list[str]:
         """The ids of these rows."""

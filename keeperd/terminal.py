@@ -58,15 +58,16 @@ def console(*, stderr: bool = False, width: int | None = None) -> Console:
     return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False, soft_wrap=False)
 
 
-def show(*shown: RenderableType) -> None:
+def show(*shown: RenderableType, on: Console | None = None) -> None:
     """Print; without a terminal there are no blanks at the ends of lines."""
-    out = console()
+    out = on or console()
     if out.is_terminal:
         out.print(*shown)
         return
     with out.capture() as captured:
         out.print(*shown)
     sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
+    sys.stdout.flush()
 
 
 def show_json(value: JSON) -> None:

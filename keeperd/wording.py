@@ -60,10 +60,16 @@ def figure(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def whole(value: Any) -> int | None:
-    """A whole number, or None."""
+def portion(value: Any, least: float = 0.0) -> float | None:
+    """A number between `least` and 1, or None: shares, and with -1 their differences."""
     number = figure(value)
-    return None if number is None else round(number)
+    return number if number is not None and least <= number <= 1.0 else None
+
+
+def whole(value: Any) -> int | None:
+    """A whole number of a size that things are counted in, or None."""
+    number = figure(value)
+    return None if number is None or abs(number) >= 1e12 else round(number)
 
 
 def count(number: int, noun: str) -> str:

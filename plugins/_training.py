@@ -41,11 +41,17 @@ class Progress:
     scores: list[tuple[float, float]] = field(default_factory=list)
     best: int = 0
 
-    def record(self, score: tuple[float, float], steps: int) -> bool:
-        """Note an epoch's validation; True where its weights are the best so far."""
+    def record(self, score: tuple[float, float], steps: int, rows: int) -> bool:
+        """Note the validation after `steps` more steps, on so many rows; True where the weights are the
+        best so far. The fitted head alone, which those rows have helped to choose already, must beat an
+        epoch by a standard error (Breiman et al. 1984, "Classification and Regression Trees")."""
         self.scores.append(score)
         self.train_loss, self.losses = self.losses / max(steps, 1), 0.0
-        better = (score[0], -score[1]) >= (self.scores[self.best][0], -self.scores[self.best][1])
+        accuracy, loss = self.scores[self.best]
+        if self.best:
+            better = (score[0], -score[1]) >= (accuracy, -loss)
+        else:
+            better = score[0] >= accuracy - math.sqrt(accuracy * (1 - accuracy) / max(rows, 1))
         if better:
             self.best = len(self.scores) - 1
         return better
@@ -179,7 +185,7 @@ class Loop:
 
     def _validated(self, progress: Progress, steps: int) -> None:
         score = validate(self.prepared, self.context)
-        if progress.record(score, steps):
+        if progress.record(score, steps, len(self.prepared.validation)):
             self.best = {name: value.detach().clone() for name, value in self.trained.items()}
 
     def _put(self, weights: Mapping[str, torch.Tensor]) -> None:

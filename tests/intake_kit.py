@@ -68,7 +68,9 @@ class Box:
     def scan(self, settle_s: float = 0.0, now: float | None = None) -> intake.Scan:
         return intake.scan([str(self.drop)], self.ledger, time.time() + 1 if now is None else now, settle_s)
 
-    def run(self, found: intake.Scan | None = None, **settings: Any) -> dict[str, Any]:
+    def run(
+        self, found: intake.Scan | None = None, load_with: intake.Load | None = None, **settings: Any
+    ) -> dict[str, Any]:
         """One intake, committed; `files`, `quarantine` and `table` show what it wrote."""
         self.runs += 1
         out = self.folder / f"out{self.runs}"
@@ -77,10 +79,10 @@ class Box:
         result = intake.freeze(
             found or self.scan(),
             settings=options,
-            rows=intake.FileRows(options, intake.READERS, load),
+            rows=intake.FileRows(options, intake.READERS, load_with or load),
             known=self.ledger,
             batches=self.batches,
-            protected=intake.Protected.of_texts(self.protected),
+            protected=intake.Protected(self.protected),
             out=out,
             context=self.context,
         )

@@ -136,8 +136,8 @@ def story_facts(version: int) -> dict[str, Any]:
     """Facts as the jobs leave them."""
     facts = {
         "intake": {
-            "batch": "ab" * 32, "rows": 1240, "labelled": 600, "holdout": 120, "bad_rows": 4, "duplicates": 11,
-            "near_duplicates": 3, "leaks": 0, "late_labels": 0,
+            "batch": "ab" * 32, "rows": 1240, "labelled": 600, "holdout": 120, "bad_rows": 4,
+            "duplicates": 11, "near_duplicates": 3, "leaks": 0, "late_labels": 0,
             "labels": {"praise": 400, "\x1b[31mcomplaint": 200},
             "files": {"accepted": 3, "duplicate": 1, "quarantined": 1, "waiting": 0},
         },
@@ -163,8 +163,8 @@ def story_facts(version: int) -> dict[str, Any]:
 
 def _drift() -> dict[str, Any]:
     text = {
-        "name": "text", "summary": "The text is not what it was.", "drifted": True, "p_value": 0.0004, "effect": 0.71,
-        "effect_unit": "AUC", "baseline": 0.52, "warning": False, "facts": {},
+        "name": "text", "summary": "The text is not what it was.", "drifted": True, "p_value": 0.0004,
+        "effect": 0.71, "effect_unit": "AUC", "baseline": 0.52, "warning": False, "facts": {},
         "words": [{"term": "crypto", "z": 8.1, "current": 0.2, "reference": 0.01},
                   {"term": "hello\x1b]0;x\x07", "z": -6.0, "current": 0.0, "reference": 0.1}],
     }  # fmt: skip
@@ -173,17 +173,18 @@ def _drift() -> dict[str, Any]:
         "effect_unit": "total variation", "baseline": None, "warning": False, "facts": {}, "words": [],
     }  # fmt: skip
     return {
-        "rows": 1240, "labelled": 600, "drifted": True, "new_labels": {"refund": 12}, "signals": [text, labels],
-        "harm": {"estimate": 0.86, "low": 0.83, "high": 0.89, "rows": 600, "accepted": 0.91, "abstained": False,
-                 "how": "measured on labels", "why": "It fell by more than 2 points."},
+        "rows": 1240, "labelled": 600, "drifted": True, "new_labels": {"refund": 12},
+        "signals": [text, labels],
+        "harm": {"estimate": 0.86, "low": 0.83, "high": 0.89, "rows": 600, "accepted": 0.91,
+                 "abstained": False, "how": "measured on labels", "why": "It fell by more than 2 points."},
         "suspect": {"suspect": False, "disagreement": 0.1, "expected": 0.09, "why": ""},
     }  # fmt: skip
 
 
 def _check(name: str, text: str, **figures: Any) -> dict[str, Any]:
     return {
-        "name": name, "passed": True, "text": text, "figure": 0.012, "low": -0.004, "high": 0.028, "limit": -0.01,
-        "rows": 500, "p_value": 0.4, "judged": True, **figures,
+        "name": name, "passed": True, "text": text, "figure": 0.012, "low": -0.004, "high": 0.028,
+        "limit": -0.01, "rows": 500, "p_value": 0.4, "judged": True, **figures,
     }  # fmt: skip
 
 
@@ -203,8 +204,8 @@ def _verdict() -> dict[str, Any]:
 def _parity() -> dict[str, Any]:
     def artefact(precision: str, agreement: float, ms: float, mb: float, why: str = "") -> dict[str, Any]:
         return {
-            "file": f"onnx/{precision}.onnx", "precision": precision, "provider": "cpu", "agreement": agreement,
-            "p50_ms": ms, "p95_ms": ms * 1.3, "mb": mb, "passed": not why, "why": why,
+            "file": f"onnx/{precision}.onnx", "precision": precision, "provider": "cpu",
+            "agreement": agreement, "p50_ms": ms, "p95_ms": ms * 1.3, "mb": mb, "passed": not why, "why": why,
         }  # fmt: skip
 
     return {

@@ -59,13 +59,13 @@ ASSESS: dict[str, Any] = {
         },
     ],
     "harm": {
-        "estimate": 0.812,
-        "low": 0.773,
-        "high": 0.848,
+        "how": "labels",
+        "rows": 420,
         "accepted": 0.894,
         "accuracy": 0.812,
-        "rows": 420,
-        "how": "labels",
+        "estimate": 0.082,
+        "low": 0.046,
+        "high": 0.121,
         "abstained": False,
         "why": "",
     },
@@ -186,7 +186,10 @@ TRAIN = {
 
 WHYS = {
     "opened": ("QUEUED", "9 new files"),
-    "drift": ("UPDATE", "the text has drifted and accuracy fell by 8.2 points: an update is worth it"),
+    "drift": (
+        "UPDATE",
+        "the text has drifted and it hurts: accuracy 81.2% on 420 labelled rows, accepted at 89.4%",
+    ),
     "suspect": ("SKIPPED", "the new labels disagree with the champion too often"),
     "skipped": ("SKIPPED", "only 31 rows so far, 50 are needed"),
     "rejected": ("REJECTED", "Rejected: Right on 81.0 % of 420 new rows, champion 81.2 %: not better."),

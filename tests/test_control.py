@@ -199,11 +199,11 @@ def test_a_long_path_works(tmp_path: Path) -> None:
 
 
 def test_no_place_for_the_socket(tmp_path: Path) -> None:
-    server = ControlServer(
-        LedgerDesk(None, SystemClock(), config.Settings()), tmp_path / "no" / "control.sock"
-    )  # type: ignore[arg-type]
+    store = Store(tmp_path / "keeperd.db")
+    desk = LedgerDesk(store, SystemClock(), config.Settings())
     with pytest.raises(ControlError, match="cannot listen there: No such file"):
-        server.start()
+        ControlServer(desk, tmp_path / "no" / "control.sock").start()
+    store.close()
 
 
 def test_bodies_are_bounded_and_checked(served: Served) -> None:

@@ -331,7 +331,13 @@ def test_parquet_repeats_a_large_text_without_repeating_it_in_memory(tmp_path: P
 
 
 def test_length_filter_passes_refuses_and_numbers() -> None:
-    rows = [Row("long enough"), BadRow(2, "bad before"), Row("  x  "), Row("", "id", "late"), Row("y" * 50)]
+    rows: list[Row | BadRow] = [
+        Row("long enough"),
+        BadRow(2, "bad before"),
+        Row("  x  "),
+        Row("", "id", "late"),
+        Row("y" * 50),
+    ]
     options = LengthOptions(min_characters=2, max_characters=40)
     assert list(LengthFilter(options).apply(rows)) == [
         Row("long enough"),

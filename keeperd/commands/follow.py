@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from rich.text import Text
 
 from keeperd import inventory, logs, terminal, views
@@ -46,17 +47,13 @@ def display(console: Console) -> Iterator[Show]:
     if not console.is_terminal:
         yield lambda words, fraction: None
         return
-    columns = (SpinnerColumn(), TextColumn("{task.fields[words]}"), BarColumn(24), TimeElapsedColumn())
+    columns = (SpinnerColumn(), BarColumn(24), TimeElapsedColumn(), TextColumn("{task.fields[words]}"))
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None, words=Text("waiting"))
 
         def show(words: str, fraction: float | None) -> None:
-            bar.update(
-                task,
-                words=terminal.text(words, limit=60),
-                total=1.0 if fraction else None,
-                completed=fraction or 0,
-            )
+            total = 1.0 if fraction else None
+            bar.update(task, words=terminal.text(words, limit=40), total=total, completed=fraction or 0)
 
         yield show
 
@@ -83,19 +80,23 @@ class Follower:
         for event in told["events"]:
             if event["id"] not in self._told:
                 self._told.add(event["id"])
-                self.console.print(self._line(event))
+                terminal.show(self._line(event), on=self.console)
         fraction, words = progress(self.db, self.paths, self.cycle)
         state: str = told["cycle"]["state"]
         self.show(f"{state} {words}".strip(), fraction)
         return state if state in ENDS else None
 
     @staticmethod
-    def _line(event: dict[str, Any]) -> Text:
+    def _line(event: dict[str, Any]) -> Table:
         ended = event["to"] in ENDS or event["from"] is None
         state = (event["to"] if ended else event["from"]) or event["kind"]
-        line = Text(terminal.clock(event["at"], seconds=True)[11:] + " ", terminal.QUIET)
-        line.append(f"{state:<11} ", terminal.STYLES.get(state, "cyan"))
-        return line.append(terminal.plain(event["why"]))
+        line = Table.grid(padding=(0, 1))
+        line.add_column(no_wrap=True)
+        line.add_column(no_wrap=True, min_width=11)
+        line.add_column(overflow="fold")
+        at = Text(terminal.clock(event["at"], seconds=True)[11:], terminal.QUIET)
+        line.add_row(at, Text(state, terminal.STYLES.get(state, "cyan")), terminal.text(event["why"]))
+        return line
 
 
 def carry_out(setup: Setup, model: str, kind: str, why: str, target: int | None = None) -> int:

@@ -108,7 +108,7 @@ def _watch(setup: Setup) -> None:
             while True:
                 if (seen := gather(setup)) != shown:
                     terminal.show(terminal.status(shown := seen, datetime.now(UTC)), "")
-                    sys.stdout.flush()
+
                 time.sleep(EVERY)
         with Live(console=console, auto_refresh=False) as live:
             while True:

@@ -33,7 +33,7 @@ def run(job: Job) -> dict[str, JSON]:
     """
     inputs, settings = job.inputs, job.settings.intake
     readers = [info.name for info in plugins.installed(job.plugin_folder) if info.kind == "reader"]
-    protected = intake.Protected.of_texts(_protected_texts(job, readers))
+    protected = intake.Protected(_protected_texts(job, readers))
     job.out.mkdir(exist_ok=True)
     bootstrap = inputs["bootstrap"]
     with nullcontext() if bootstrap else store.open_readonly(job.state.database) as ledger:

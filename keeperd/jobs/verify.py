@@ -62,7 +62,7 @@ def run(job: Job) -> dict[str, JSON]:
     answers, at_shapes = _ask_torch(job, subject, shapes)
     task = _task(job)
     artefacts = [
-        _judge(job, task, subject, listed, found, answers, at_shapes)
+        _judge(task, subject, listed, found, answers, at_shapes)
         for listed, found in zip(subject.artefacts, measured, strict=True)
     ]
     chosen = parity.choose(artefacts)
@@ -126,7 +126,6 @@ def _ask_torch(
 
 
 def _judge(
-    job: Job,
     task: Task[Any],
     subject: Subject,
     listed: Mapping[str, JSON],
@@ -145,10 +144,9 @@ def _judge(
         **parity.loss(task, subject.classes, subject.window, answers.logits, found.batched.logits),
         **found.figures,
     }
-    why = parity.judge(
-        figures, parity.shape_fault(at_shapes, found, listed["precision"]), job.settings.export
-    )
-    return {**figures, "passed": not why, "why": why}
+    fault = parity.shape_fault(at_shapes, found, listed["precision"])
+    why = parity.judge(figures, fault, subject.settings)
+    return {**figures, "tried": True, "passed": not why, "why": why}
 
 
 def _certificate(
@@ -169,7 +167,7 @@ def _certificate(
         "provider": chosen["provider"] if chosen else None,
         "classes": list(subject.classes),
         "max_tokens": subject.encoder.max_tokens,
-        "batch": job.settings.export.batch,
+        "batch": subject.settings.batch,
         "rows": n,
         "labelled": sum(label is not None for label in subject.window.labels),
         "artefacts": [_clean(one) for one in artefacts],

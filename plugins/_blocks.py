@@ -1,0 +1,184 @@
+"""Days: real text comes in bursts, so rows of one day are alike and a test that takes them as
+independent alarms on days that are nothing special. What a window is compared with is therefore how
+much the days of the reference differ from one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+    Doubles = NDArray[np.float64]
+    Ints = NDArray[np.int64]
+
+LEAST = 14
+"""Fewer blocks say nothing reliable about how blocks differ."""
+ROWS = 50
+"""Days with fewer rows are joined to the next."""
+SHRINK = 0.5
+"""Weight of the measured covariance between blocks; the rest is the same variance in all directions."""
+AXES = 48
+
+
+def days(times: Sequence[datetime | None]) -> int:
+    """Different days (UTC) among the times."""
+    return len({time.astimezone(UTC).date() for time in times if time is not None})
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows in blocks of whole days: the block of each row (-1: no time), and days in a block."""
+
+    block: Ints
+    count: int
+    days_each: float
+
+
+def by_day(times: Sequence[datetime | None], rows: int = ROWS) -> Split | None:
+    """Blocks of consecutive days of at least `rows` rows; None where there are fewer than `LEAST`, or
+    a tenth of the rows has no time. With many rows blocks are days; with few they are made as small
+    as leaves `LEAST` of them."""
+    dates = [None if time is None else time.astimezone(UTC).date() for time in times]
+    known = sorted(date for date in dates if date is not None)
+    if len(known) < max(0.9 * len(dates), 2 * LEAST):
+        return None
+    least = max(2, min(rows, len(known) // LEAST))
+    block_of, block, filled = {}, 0, 0
+    for date, size in zip(*np.unique(np.array(known), return_counts=True), strict=True):
+        if filled >= least:
+            block, filled = block + 1, 0
+        block_of[date] = block
+        filled += int(size)
+    if 0 < filled < least and block:
+        block_of = {date: min(one, block - 1) for date, one in block_of.items()}
+        block -= 1
+    if block + 1 < LEAST:
+        return None
+    rows_in = np.array([-1 if date is None else block_of[date] for date in dates], np.int64)
+    return Split(rows_in, block + 1, len(block_of) / (block + 1))
+
+
+def intraclass(values: Floats | Doubles, split: Split) -> float:
+    """How alike rows of one block are: intraclass correlation, 0..1, of values (n, d), by one-way
+    analysis of variance summed over the columns (Donner 1986)."""
+    known = split.block >= 0
+    values, block = np.asarray(values, np.float64)[known], split.block[known]
+    sizes = np.bincount(block, minlength=split.count).astype(np.float64)
+    sums = np.zeros((split.count, values.shape[1]))
+    np.add.at(sums, block, values)
+    means = sums / sizes[:, None]
+    total = len(values)
+    between = (sizes[:, None] * (means - values.mean(0)) ** 2).sum() / (split.count - 1)
+    within = ((values - means[block]) ** 2).sum() / (total - split.count)
+    typical = (total - (sizes**2).sum() / total) / (split.count - 1)
+    spread = between + (typical - 1) * within
+    return float(np.clip((between - within) / spread, 0.0, 1.0)) if spread > 0 else 0.0
+
+
+def inflation(alike: float, current: int, current_blocks: float, reference: int, reference_blocks: int) -> float:
+    """How much larger the variance of a difference of two windows is than rows alone would make it,
+    at least 1, for this intraclass correlation (Kish 1965)."""
+    here = 1 + max(current / current_blocks - 1, 0) * alike
+    there = 1 + max(reference / reference_blocks - 1, 0) * alike
+    return (here / current + there / reference) / (1 / current + 1 / reference)
+
+
+@dataclass(frozen=True)
+class Axes:
+    """A projection to the directions in which the reference varies most.
+
+    Attributes:
+        centre: (d,) mean of the reference.
+        directions: (d, k).
+    """
+
+    centre: Floats
+    directions: Floats
+
+    def project(self, rows: Floats) -> Doubles:
+        """(n, d) -> (n, k)."""
+        return np.asarray((rows - self.centre) @ self.directions, dtype=np.float64)
+
+
+def axes(rows: Floats, most: int = AXES) -> Axes:
+    """Principal axes of rows (n, d), at most `most`, scaled so that all vary about equally."""
+    centre = rows.mean(0)
+    middle = (rows - centre).astype(np.float64)
+    variances, directions = np.linalg.eigh(middle.T @ middle / len(rows))
+    kept = slice(None, -1 - min(most, len(rows) // 4, rows.shape[1]), -1)
+    variances, directions = np.maximum(variances[kept], 0.0), directions[:, kept]
+    scale = np.sqrt(variances + 0.05 * variances.mean() + 1e-12)
+    return Axes(centre, (directions / scale).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class BlockModel:
+    """How block means of the reference scatter.
+
+    Attributes:
+        means: (blocks, k) mean of each block.
+        sizes: (blocks,) rows in each.
+        within: (k, k) covariance of rows about their block's mean.
+    """
+
+    means: Doubles
+    sizes: Doubles
+    within: Doubles
+
+    def score(self, mean: Doubles, rows: float, blocks: float) -> float:
+        """Log of the squared distance of a window's mean (k,) from the reference, in units of what
+        `rows` rows spread over `blocks` blocks scatter by themselves."""
+        count = len(self.means)
+        between = self._between()
+        scatter = self.within * (1 / rows + 1 / self.sizes.sum()) + between * (1 / blocks + 1 / count)
+        scatter[np.diag_indices(len(scatter))] += 1e-9 + 1e-6 * np.trace(scatter) / len(scatter)
+        step = mean - self.means.mean(0)
+        return float(np.log(step @ np.linalg.solve(scatter, step) / len(step) + 1e-12))
+
+    def _between(self) -> Doubles:
+        covariance = np.cov(self.means.T) - self.within * (1 / self.sizes).mean()
+        values, directions = np.linalg.eigh(np.atleast_2d(covariance))
+        values = np.maximum(values, 0.0)
+        measured = (directions * values) @ directions.T
+        return np.asarray(
+            SHRINK * measured + (1 - SHRINK) * values.mean() * np.eye(len(values)), dtype=np.float64
+        )
+
+    def without(self, block: int) -> BlockModel:
+        """The model of all other blocks."""
+        return BlockModel(np.delete(self.means, block, 0), np.delete(self.sizes, block), self.within)
+
+    def own_scores(self) -> Doubles:
+        """Each block's score against all the others, (blocks,)."""
+        count = len(self.means)
+        return np.array([self.without(b).score(self.means[b], self.sizes[b], 1) for b in range(count)])
+
+
+def block_model(rows: Doubles, split: Split) -> BlockModel:
+    """The model of projected reference rows (n, k)."""
+    known = split.block >= 0
+    rows, block = rows[known], split.block[known]
+    sizes = np.bincount(block, minlength=split.count).astype(np.float64)
+    sums = np.zeros((split.count, rows.shape[1]))
+    np.add.at(sums, block, rows)
+    means = sums / sizes[:, None]
+    middle = rows - means[block]
+    return BlockModel(means, sizes, middle.T @ middle / max(len(rows) - split.count, 1))
+
+
+def p_of_score(score: float, own: Doubles) -> float:
+    """Probability that a further block of the reference would score as high: Student's prediction
+    interval from the reference's own scores."""
+    from scipy.stats import t
+
+    count = len(own)
+    spread = float(own.std(ddof=1)) * np.sqrt(1 + 1 / count) + 1e-9
+    return float(t.sf((score - float(own.mean())) / spread, count - 1))
