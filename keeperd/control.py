@@ -14,6 +14,8 @@ large, 503 the ledger is busy.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import sqlite3
 import threading
@@ -205,12 +207,33 @@ def application(desk: OpenDesk) -> Starlette:
 # --- server ---------------------------------------------------------------------------------------
 
 
+class _Server(uvicorn.Server):
+    """uvicorn's loop wakes ten times a second to see whether it should end; this one is told."""
+
+    _loop: asyncio.AbstractEventLoop | None = None
+    _end: asyncio.Event
+
+    async def main_loop(self) -> None:
+        """Wait for `end`."""
+        self._end = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        if not self.should_exit:
+            await self._end.wait()
+
+    def end(self) -> None:
+        """Called from another thread."""
+        self.should_exit = True
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended already
+                self._loop.call_soon_threadsafe(self._end.set)
+
+
 class ControlServer:
     """Serves a desk from `start` to `stop`."""
 
     def __init__(self, desk: OpenDesk, path: Path) -> None:
         self._path = path
-        self._server = uvicorn.Server(
+        self._server = _Server(
             uvicorn.Config(
                 application(desk),
                 http=Connection,
@@ -253,7 +276,7 @@ class ControlServer:
         """Answer what has been asked, drop everybody else, remove the socket; within a second."""
         if self._thread is None:
             return
-        self._server.should_exit = True
+        self._server.end()
         self._path.unlink(missing_ok=True)
         self._thread.join(STOP_SECONDS)
         if self._thread.is_alive():

@@ -114,7 +114,7 @@ def gate(cycle: Cycle, kit: Kit) -> Outcome | None:
     verdict = done.result
     if verdict["passed"]:
         return Outcome("EXPORT", verdict["summary"], {"gate": verdict}, record=kit.record.golden(verdict))
-    record = kit.record.rejection(cycle.facts["version"], cycle.facts["batches"], harmful=verdict["harmful"])
+    record = kit.record.rejection(cycle.facts["version"], cycle.facts["batches"], verdict)
     return Outcome("REJECTED", verdict["summary"], {"gate": verdict}, "rejected", record)
 
 
@@ -134,7 +134,7 @@ def verify(cycle: Cycle, kit: Kit) -> Outcome | None:
         return None
     facts = {"verify": done.result, "sealed": kit.folder(done, "version")}
     if not done.result["passed"]:
-        record = kit.record.rejection(cycle.facts["version"], cycle.facts["batches"], harmful=False)
+        record = kit.record.rejection(cycle.facts["version"], cycle.facts["batches"])
         return Outcome("REJECTED", done.result["summary"], facts, "rejected", record)
     if kit.settings.approval and kit.champion is not None:
         return Outcome("APPROVAL", f"version {cycle.facts['version']} waits for you", facts, "approval")
@@ -147,7 +147,7 @@ def approval(cycle: Cycle, kit: Kit) -> Outcome | None:
     if cycle.answer == "approve":
         return Outcome("PROMOTE", f"version {version} approved by the operator")
     if cycle.answer == "reject":
-        record = kit.record.rejection(version, cycle.facts["batches"], harmful=False)
+        record = kit.record.rejection(version, cycle.facts["batches"])
         return Outcome(
             "REJECTED", f"version {version} refused by the operator", kind="rejected", record=record
         )

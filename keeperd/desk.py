@@ -167,7 +167,8 @@ class LedgerDesk:
     def _check_model(self, model: str) -> None:
         if model not in self.settings.model:
             known = ", ".join(sorted(self.settings.model)) or "none"
-            raise NotInLedgerError(f"no model {model!r} in the configuration; there are: {known}")
+            more = "" if self.reread is no_daemon else "; after a change: keeperd reload"
+            raise NotInLedgerError(f"no model {model!r} in the configuration; there are: {known}{more}")
         self.store.ensure_model(model)
 
     def _check_target(self, model: str, champion: int | None, target: int | None) -> None:

@@ -73,7 +73,11 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """As a run's result holds it."""
-        return {**asdict(self), "signals": [dict(one) for one in self.signals], "examples": list(self.examples)}
+        return {
+            **asdict(self),
+            "signals": [dict(one) for one in self.signals],
+            "examples": list(self.examples),
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Report:

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 SHINGLE = 5
+PADDING = "\0" * (SHINGLE - 1)
 BANDS = 32
 BAND_ROWS = 4  # of 128 permutations in all
 SEED = 1
@@ -45,7 +46,7 @@ def recipe() -> bytes:
     import rensa
 
     made = f"rensa-{rensa.RMinHash.ALGORITHM_VERSION} unicode-{unicodedata.unidata_version}"
-    return f"{made} {SHINGLE}-grams {BANDS}x{BAND_ROWS} seed-{SEED}".encode()
+    return f"{made} padded {SHINGLE}-grams {BANDS}x{BAND_ROWS} seed-{SEED}".encode()
 
 
 @functools.cache
@@ -93,10 +94,11 @@ def in_holdout(hashes: Hashes, share: float) -> npt.NDArray[np.bool_]:
 
 
 def needed(similarity: float) -> int:
-    """How many of the bands two texts of this Jaccard similarity (0..1) share on average; texts
-    that share fewer are not compared any further. At 0.9 that is 21 of 32: half of the pairs of
-    just 0.9 pass, 99 of 100 pairs of 0.95, and 3 of 1,000 pairs of 0.8."""
-    return max(1, math.ceil(BANDS * similarity**BAND_ROWS - 1e-9))
+    """How many bands two texts must share to be compared any further: two standard deviations below
+    what texts of this Jaccard similarity (0..1) share on average, so that 2 pairs of 100 just as
+    similar are missed, and hardly any that is more similar. At 0.9 that is 15 of 32."""
+    share = similarity**BAND_ROWS
+    return max(1, math.floor(BANDS * share - 2 * math.sqrt(BANDS * share * (1 - share))))
 
 
 def sketch(folded: Sequence[str]) -> Bands:
@@ -116,10 +118,15 @@ def sketch(folded: Sequence[str]) -> Bands:
     return bands
 
 
+def padded(folded: str) -> str:
+    """Filled up at both ends, so that a change at an end costs as many n-grams as one in the middle;
+    otherwise "an alarm for 6" and "an alarm for 7" would be more alike than they should be."""
+    return f"{PADDING}{folded}{PADDING}"
+
+
 def _shingles(folded: Sequence[str]) -> tuple[Hashes, npt.NDArray[np.uint64]]:
-    """64-bit hashes of all texts' character n-grams in one array, and where each text's begin.
-    Texts shorter than one n-gram are filled up: they are their own only n-gram."""
-    filled = [text.ljust(SHINGLE, "\0") for text in folded]
+    """64-bit hashes of all texts' character n-grams in one array, and where each text's begin."""
+    filled = [padded(text) for text in folded]
     order = "le" if sys.byteorder == "little" else "be"
     codes = np.frombuffer("".join(filled).encode(f"utf-32-{order}"), dtype=np.uint32)
     starts = len(codes) - SHINGLE + 1

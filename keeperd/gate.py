@@ -70,7 +70,7 @@ def judge(
         checks += [*_slices(rows, champion, policy), *_shown(rows)]
     return Verdict(
         passed=all(check.passed for check in checks),
-        harmful=any(_harm(check) for check in checks),
+        harmful=any(_harm(check, policy) for check in checks),
         summary=_summary(checks),
         checks=tuple(checks),
         champion=figures(trials, rows, "champion"),
@@ -79,9 +79,12 @@ def judge(
     )
 
 
-def _harm(check: Check) -> bool:
-    # Too few rows are no measured harm; such a check has no figure.
-    return not check.passed and check.figure is not None and check.name.startswith(HARM)
+def _harm(check: Check, policy: config.Gate) -> bool:
+    """Whether a failed check shows harm, for which the batch behind it is not used again. Too few
+    rows (no figure) and a loss that may be chance reject the candidate but accuse nobody."""
+    if check.passed or check.figure is None or not check.name.startswith(HARM):
+        return False
+    return check.p_value is None or check.p_value <= policy.alpha
 
 
 def _summary(checks: Sequence[Check]) -> str:
@@ -129,7 +132,9 @@ def _too_few(name: str, found: Counts, least: int, policy: config.Gate, change: 
 
 
 def _old(name: str, found: Counts, policy: config.Gate, *, spare: bool) -> Check:
-    """No measurable loss on one old set."""
+    """No measurable loss on one old set. Beside a sufficient golden set (`spare`) the holdout rejects
+    only a loss that is both too large and no chance: two sets that each reject on either rule would
+    refuse every fourth good update (bench/gate.py)."""
     if found.rows < policy.min_old:
         text = _too_few(name, found, policy.min_old, policy, "loss")
         return Check(name, spare, text, rows=found.rows, judged=not spare)
@@ -142,14 +147,16 @@ def _old(name: str, found: Counts, policy: config.Gate, *, spare: bool) -> Check
         policy.margin + paired.detectable(found.rows, found.disagreement, 0.5),
     )
     why = f"; a loss of about {100 * seen:.1f} points would show."
-    if too_much:
+    if too_much and spare and not proven:
+        why = "; more than may be lost, but it may be chance, and golden rows decide."
+    elif too_much:
         why = f": more than the {100 * policy.margin:.1f} points that may be lost."
     elif proven:
         why = f": worse, and not by chance (p = {p_value:.2g})."
     low, high = found.interval
     return Check(
         name,
-        not (too_much or proven),
+        not ((too_much and proven) if spare else (too_much or proven)),
         _told(name, found) + why,
         *(found.difference, low, high, -policy.margin, found.rows, p_value),
     )

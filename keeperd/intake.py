@@ -53,7 +53,7 @@ def freeze(
     *,
     settings: config.Intake,
     rows: FileRows,
-    known: KnownFiles | None,
+    known: KnownFiles,
     batches: Sequence[Path],
     protected: Protected,
     out: Path,
@@ -62,7 +62,7 @@ def freeze(
     """Take these files, freeze what is new in them into `out`, and say what happened.
 
     Args:
-        known: the ledger's files, or None to take files whatever the ledger says.
+        known: the ledger's files.
         batches: files of all earlier batches, oldest first.
         out: gets batch.parquet (where a row is new), files.jsonl and quarantine.jsonl.
 

@@ -90,7 +90,7 @@ class Taker:
     """Takes files into a spool.
 
     Args:
-        known: the ledger's files, or None to take a file whatever the ledger says.
+        known: the ledger's files.
         until: share of the whole intake's progress that is done after the last file, 0..1.
     """
 
@@ -98,7 +98,7 @@ class Taker:
         self,
         settings: Intake,
         rows: FileRows,
-        known: KnownFiles | None,
+        known: KnownFiles,
         spool: Spool,
         quarantine: Quarantine,
         context: Context,
@@ -169,7 +169,7 @@ class Taker:
     def _same_as(self, sha: str) -> str:
         if sha in self._seen:
             return self._seen[sha]
-        return "a file taken before" if self._known is not None and self._known.has_content(sha) else ""
+        return "a file taken before" if self._known.has_content(sha) else ""
 
     def _read(self, file: Found, content: BinaryIO, index: int) -> int:
         """Read a copy's rows into the spool; returns the number of bad ones.

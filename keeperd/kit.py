@@ -113,6 +113,7 @@ class Kit:
             "candidate": facts["candidate"],
             "batches": facts["batches"],
             "golden_sha": self._golden,
+            "golden_accesses": self.store.count_runs(self._cycle.model, "gate"),
         }
 
     @staticmethod

@@ -86,13 +86,18 @@ class Records:
 
         return write
 
-    def rejection(self, version: int, window: list[str], *, harmful: bool) -> Record:
+    def rejection(
+        self, version: int, window: list[str], verdict: Mapping[str, JSON] | None = None
+    ) -> Record:
         """A refused candidate. Batches that made a harmful one are not trained on again; others
         may still help together with later ones."""
+        harmful = verdict is not None and verdict["harmful"]
 
         def write(store: Store) -> None:
             store.set_version(self._model, version, "rejected")
             store.mark_batches(self._model, window, "rejected" if harmful else "judged")
+            if verdict is not None:
+                self.golden(verdict)(store)
 
         return write
 

@@ -1,9 +1,9 @@
 """Near duplicates, by locality-sensitive hashing (Indyk and Motwani, 1998).
 
-Texts that are similar enough share on average `fingerprint.needed` of their bands. Such pairs share
-one of the first BANDS - needed + 1, so only texts that agree in one of these are compared; and as
-bands only estimate, the texts of the few pairs that pass are then compared themselves: many similar
-short texts ("an alarm for 6", "an alarm for 7") would otherwise drop each other by chance.
+Texts that are similar enough share at least `fingerprint.needed` of their bands. Such pairs share
+one of the first BANDS - needed + 1, so only texts that agree in one of these are looked at; and as
+bands only estimate, the texts of the few pairs that pass are then compared themselves: where many
+texts are somewhat similar, one or the other would otherwise seem near by chance.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from keeperd.fingerprint import BANDS, Bands, Hashes
 
 NEIGHBOURS = 4
 BLOCK = 50_000
+ENOUGH = 16
+"""A text that was compared with so many others in vain counts as new. It bounds the time that
+hundreds of thousands of rather similar texts take, such as messages of one form."""
 PREFIX = 20_000
 """Longer texts are compared up to this many characters."""
 
@@ -43,9 +46,9 @@ class Texts:
 
     def shingles(self, row: int) -> frozenset[str]:
         """The character n-grams of one text's folded form."""
-        folded = fingerprint.fold(self.texts[int(self.places[row])].as_py())[:PREFIX]
-        size = fingerprint.SHINGLE
-        return frozenset(folded[begin : begin + size] for begin in range(max(1, len(folded) - size + 1)))
+        folded = fingerprint.fold(self.texts[int(self.places[row])].as_py())
+        text, size = fingerprint.padded(folded[:PREFIX]), fingerprint.SHINGLE
+        return frozenset(text[begin : begin + size] for begin in range(len(text) - size + 1))
 
 
 class _Finder:
@@ -61,22 +64,29 @@ class _Finder:
         self._needed = fingerprint.needed(similarity)
         self.bands = range(BANDS - self._needed + 1)
         self.found = found
-        # In a cluster, one text is compared with many.
-        self._old_shingles = functools.lru_cache(256)(old.shingles)
+        self._unlike = np.zeros(len(found), np.int16)
+        # Texts that are compared lie side by side, and in a cluster all are compared with one.
         self._new_shingles = functools.lru_cache(256)(new.shingles)
+        self._old_shingles = self._new_shingles if old is new else functools.lru_cache(256)(old.shingles)
 
     def compare(self, rows: Places, others: Places) -> None:
-        """Compare new texts with old ones, pair by pair."""
-        open_ = ~self.found[rows]
-        rows, others = rows[open_], others[open_]
+        """Compare new texts with old ones, pair by pair; pairs of one text best stand together."""
         for start in range(0, len(rows), BLOCK):
-            block = slice(start, start + BLOCK)
-            shared = (self._new[rows[block]] == self._old[others[block]]).sum(axis=1)
-            close = shared >= self._needed
-            for row, other in zip(rows[block][close].tolist(), others[block][close].tolist(), strict=True):
-                if not self.found[row]:
-                    one, two = self._new_shingles(row), self._old_shingles(other)
-                    self.found[row] = len(one & two) >= self._similarity * len(one | two)
+            row, other = rows[start : start + BLOCK], others[start : start + BLOCK]
+            open_ = ~self.found[row] & (self._unlike[row] < ENOUGH)
+            row, other = row[open_], other[open_]
+            close = (self._new[row] == self._old[other]).sum(axis=1) >= self._needed
+            for one, two in zip(row[close].tolist(), other[close].tolist(), strict=True):
+                if not self.found[one] and self._unlike[one] < ENOUGH:
+                    self._compare_texts(one, two)
+
+    def _compare_texts(self, row: int, other: int) -> None:
+        one, two = self._new_shingles(row), self._old_shingles(other)
+        shared = len(one & two)
+        if shared >= self._similarity * (len(one) + len(two) - shared):
+            self.found[row] = True
+        else:
+            self._unlike[row] += 1
 
 
 def _keys(bands: Bands, band: int) -> Hashes:
@@ -96,11 +106,11 @@ def like_any(old: Texts, new: Texts, similarity: float) -> Flags:
         keys = _keys(old.bands, band)
         order = np.argsort(keys, kind="stable")
         place = np.searchsorted(keys[order], _keys(new.bands, band))
-        for step in range(-NEIGHBOURS, NEIGHBOURS):
-            rows = np.flatnonzero((place + step >= 0) & (place + step < len(order)))
-            others = order[place[rows] + step]
-            agree = old.bands[others, band] == new.bands[rows, band]
-            finder.compare(rows[agree], others[agree])
+        near = place[:, None] + np.arange(-NEIGHBOURS, NEIGHBOURS)
+        rows, column = np.nonzero((near >= 0) & (near < len(order)))
+        others = order[near[rows, column]]
+        agree = old.bands[others, band] == new.bands[rows, band]
+        finder.compare(rows[agree], others[agree])
     return finder.found
 
 
@@ -118,12 +128,13 @@ def like_before(new: Texts, similarity: float, found: Flags) -> Flags:
         begins = np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))
         sizes = np.diff(np.append(begins, len(order)))
         firsts = np.repeat(np.minimum.reduceat(order, begins), sizes)
-        others = order != firsts
-        finder.compare(order[others], firsts[others])
-        for step in range(1, NEIGHBOURS + 1):
-            agree = values[step:] == values[:-step]
-            one, other = order[step:][agree], order[:-step][agree]
-            finder.compare(np.maximum(one, other), np.minimum(one, other))
+        grouped = np.flatnonzero(order != firsts)
+        finder.compare(order[grouped], firsts[grouped])
+        place = np.repeat(grouped, NEIGHBOURS)
+        near = place - np.tile(np.arange(1, NEIGHBOURS + 1), len(grouped))
+        agree = (near >= 0) & (values[np.maximum(near, 0)] == values[place])
+        one, other = order[place[agree]], order[near[agree]]
+        finder.compare(np.maximum(one, other), np.minimum(one, other))
     return finder.found
 
 

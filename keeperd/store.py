@@ -420,6 +420,13 @@ class Store:
         row = self._one(f"{self._RUN} WHERE cycle=? AND kind=? ORDER BY attempt DESC LIMIT 1", (cycle, kind))
         return None if row is None else Run(**dict(row))
 
+    def count_runs(self, model: str, kind: str) -> int:
+        """How many runs of this kind have succeeded."""
+        row = self._one(
+            "SELECT COUNT(*) AS n FROM runs WHERE model=? AND kind=? AND state='succeeded'", (model, kind)
+        )
+        return 0 if row is None else int(row["n"])
+
     def open_runs(self) -> list[Run]:
         """Runs that were started and have not ended."""
         return [Run(**dict(row)) for row in self._all(f"{self._RUN} WHERE state='started' ORDER BY id")]

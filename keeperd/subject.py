@@ -109,7 +109,7 @@ def untrained(holdout: Path, batches: Sequence[Path], wanted: int) -> Window:
     ]
     of_new = min(len(fresh), max(wanted // 2, wanted - len(old)))
     first = rows.window(_spread(old, wanted - of_new))
-    second = rows.window(_spread(new.take(fresh), of_new))
+    second = rows.window(_spread(new.take(np.array(fresh, np.int64)), of_new))
     if not len(first) + len(second):
         raise BadInputError(f"{holdout}: no held-out row to verify an artefact on; add labelled rows")
     return Window(texts=[*first.texts, *second.texts], labels=[*first.labels, *second.labels])

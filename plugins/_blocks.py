@@ -70,20 +70,25 @@ def intraclass(values: Floats | Doubles, split: Split) -> float:
     """How alike rows of one block are: intraclass correlation, 0..1, of values (n, d), by one-way
     analysis of variance summed over the columns (Donner 1986)."""
     known = split.block >= 0
-    values, block = np.asarray(values, np.float64)[known], split.block[known]
-    sizes = np.bincount(block, minlength=split.count).astype(np.float64)
-    sums = np.zeros((split.count, values.shape[1]))
+    values = np.asarray(values, np.float64)[known]
+    names, block = np.unique(split.block[known], return_inverse=True)
+    count, total = len(names), len(values)
+    if count < 2 or total <= count:
+        return 0.0
+    sizes = np.bincount(block).astype(np.float64)
+    sums = np.zeros((count, values.shape[1]))
     np.add.at(sums, block, values)
     means = sums / sizes[:, None]
-    total = len(values)
-    between = (sizes[:, None] * (means - values.mean(0)) ** 2).sum() / (split.count - 1)
-    within = ((values - means[block]) ** 2).sum() / (total - split.count)
-    typical = (total - (sizes**2).sum() / total) / (split.count - 1)
+    between = (sizes[:, None] * (means - values.mean(0)) ** 2).sum() / (count - 1)
+    within = ((values - means[block]) ** 2).sum() / (total - count)
+    typical = (total - (sizes**2).sum() / total) / (count - 1)
     spread = between + (typical - 1) * within
     return float(np.clip((between - within) / spread, 0.0, 1.0)) if spread > 0 else 0.0
 
 
-def inflation(alike: float, current: int, current_blocks: float, reference: int, reference_blocks: int) -> float:
+def inflation(
+    alike: float, current: int, current_blocks: float, reference: int, reference_blocks: int
+) -> float:
     """How much larger the variance of a difference of two windows is than rows alone would make it,
     at least 1, for this intraclass correlation (Kish 1965)."""
     here = 1 + max(current / current_blocks - 1, 0) * alike

@@ -40,7 +40,9 @@ def save(resume: Path, work: str, step: int, tensors: Mapping[str, torch.Tensor]
     for folder in (target, temporary):
         shutil.rmtree(folder, ignore_errors=True)
     temporary.mkdir()
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / "tensors.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / "tensors.safetensors"
+    )
     (temporary / "state.json").write_text(json.dumps({"work": work, "step": step, "state": state}))
     for path in (*temporary.iterdir(), temporary):
         _fsync(path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,9 @@ def load(folder: Path, max_tokens: int, device: str = "cpu") -> Classifier:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInputError(f"{folder}: cannot be loaded ({reason[:200]}); use another model") from error
     if model.base_model is model or model.config.is_encoder_decoder:
-        raise BadInputError(f"{folder}: {type(model).__name__} has no plain encoder; use another architecture")
+        raise BadInputError(
+            f"{folder}: {type(model).__name__} has no plain encoder; use another architecture"
+        )
     padding = model.config.pad_token_id
     if padding is None:
         raise BadInputError(f"{folder / 'config.json'}: no pad_token_id; set it to a token of the tokenizer")
@@ -167,7 +170,10 @@ def captured(model: Any) -> Iterator[dict[str, torch.Tensor]]:
         seen["features"] = inputs[0]
 
     last = model.get_submodule(_last_linear_name(model))
-    handles = [model.base_model.register_forward_hook(keep_hidden), last.register_forward_pre_hook(keep_features)]
+    handles = [
+        model.base_model.register_forward_hook(keep_hidden),
+        last.register_forward_pre_hook(keep_features),
+    ]
     try:
         yield seen
     finally:
@@ -182,7 +188,9 @@ class Both(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Both int64 (b, t) -> float32 (b, classes) and (b, d)."""
         with captured(self.model) as seen:
             logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
@@ -194,16 +202,15 @@ def quiet() -> Iterator[None]:
     """Without transformers' advice and progress bars, which are for notebooks: what is missing in a
     folder is checked here and raised."""
     verbosity = transformers.logging.get_verbosity()
-    bars: Callable[[], bool] = transformers.logging.is_progress_bar_enabled
-    shown = bars()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    shown = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity(logging.ERROR)
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         transformers.logging.set_verbosity(verbosity)
         if shown:
-            transformers.logging.enable_progress_bar()
+            transformers.logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _load_classifier(folder: Path) -> Any:
@@ -245,7 +252,9 @@ def _last_linear_name(model: Any) -> str:
         if isinstance(module, nn.Linear) and not name.startswith(inside)
     ]
     if not names:
-        raise BadInputError(f"{type(model).__name__}: no linear layer gives the logits; use another architecture")
+        raise BadInputError(
+            f"{type(model).__name__}: no linear layer gives the logits; use another architecture"
+        )
     return str(names[-1])
 
 

@@ -56,7 +56,8 @@ def as_bytes(message: Message, sender: str, recipients: Sequence[str]) -> bytes:
     email.set_content(message.text, cte="quoted-printable")
     if message.html:
         _add_html(email, message)
-    data = email.as_bytes()
+    # Long lines instead of folds, which Python may turn into encoded words: only "To" may need one.
+    data = email.as_bytes(policy=policy.SMTP.clone(max_line_length=900))
     _check(data, headers)
     return data
 

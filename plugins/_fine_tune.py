@@ -79,7 +79,7 @@ def _figures(prepared: Prepared, progress: Progress, loop: Loop) -> dict[str, JS
     }
     if len(prepared.validation):
         figures["validation_accuracy"] = progress.scores[progress.best][0]
-        figures["validation_accuracy_head"] = progress.scores[0][0]
+        figures["validation_accuracy_each"] = [round(score[0], 4) for score in progress.scores]
     else:
         figures["note"] = "kept the last epoch: there were no validation rows"
     return figures

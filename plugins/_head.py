@@ -9,6 +9,7 @@ place of equal ones).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ def fit(
     Args:
         layer: f inputs, k outputs, with or without bias.
         train: rows to fit.
-        validation: rows to choose the L2 penalty by their log loss; none: a middle one is taken.
+        validation: rows to choose the L2 penalty by their log loss: the strongest that no weaker one
+            beats by a standard error. None: a middle one is taken.
         shift: float32 (k,), added to the logits while fitting; see `prior_shift`.
         steps: most L-BFGS iterations for one penalty.
 
@@ -68,20 +70,31 @@ def fit(
         PluginError: the fit did not stay finite.
     """
     problem = _Problem(layer, train, shift)
-    best: tuple[float, float, float, torch.Tensor, torch.Tensor] | None = None
+    chosen: _Solution | None = None
     for penalty in PENALTIES if len(validation.labels) else PENALTIES[2:3]:
-        loss = problem.solve(penalty, steps)
-        weight, bias = problem.folded()
-        score = _log_loss(weight, bias, validation) if len(validation.labels) else 0.0
-        if best is not None and score >= best[0]:
+        found = problem.solve(penalty, steps, validation)
+        gain = None if chosen is None else chosen.losses - found.losses
+        if gain is None or gain.mean() > gain.std() / math.sqrt(len(gain)):
+            chosen = found
+        elif gain.mean() <= 0:
             break
-        best = (score, penalty, loss, weight, bias)
-    assert best is not None  # noqa: S101 - PENALTIES is not empty
+    assert chosen is not None  # noqa: S101 - PENALTIES is not empty
     with torch.no_grad():
-        layer.weight.copy_(best[3])
+        layer.weight.copy_(chosen.weight)
         if layer.bias is not None:
-            layer.bias.copy_(best[4])
-    return {"penalty": best[1], "train_loss": best[2]}
+            layer.bias.copy_(chosen.bias)
+    return {"penalty": chosen.penalty, "train_loss": chosen.train_loss}
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """Weight (k, f) and bias (k,) for features as they are, and the loss of each validation row."""
+
+    penalty: float
+    train_loss: float
+    weight: torch.Tensor
+    bias: torch.Tensor
+    losses: np.ndarray
 
 
 class _Problem:
@@ -100,11 +113,15 @@ class _Problem:
         bias = torch.zeros(len(weight)) if self.bias_free else layer.bias.detach().cpu().double()
         self.bias = (bias.double() + weight @ self.centre).requires_grad_(not self.bias_free)
 
-    def solve(self, penalty: float, steps: int) -> float:
-        """Minimise from where the last call ended; return the loss without the penalty."""
+    def solve(self, penalty: float, steps: int, validation: Labelled) -> _Solution:
+        """Minimise from where the last call ended."""
         variables = [self.weight] if self.bias_free else [self.weight, self.bias]
         solver = torch.optim.LBFGS(
-            variables, max_iter=steps, line_search_fn="strong_wolfe", tolerance_grad=1e-5, tolerance_change=1e-8
+            variables,
+            max_iter=steps,
+            line_search_fn="strong_wolfe",
+            tolerance_grad=1e-5,
+            tolerance_change=1e-8,
         )
 
         def objective() -> torch.Tensor:
@@ -117,16 +134,15 @@ class _Problem:
         loss = float(self.loss().detach())
         if not np.isfinite(loss):
             raise PluginError("the head's loss is not finite; the model or its texts are broken")
-        return loss
+        weight = self.weight.detach() / self.scale
+        bias = self.bias.detach() - weight @ self.centre
+        logits = torch.tensor(validation.features, dtype=torch.float64) @ weight.T + bias
+        losses = nn.functional.cross_entropy(logits, torch.tensor(validation.labels), reduction="none")
+        return _Solution(penalty, loss, weight, bias, losses.numpy())
 
     def loss(self) -> torch.Tensor:
         logits = self.inputs @ self.weight.T + self.bias + self.shift
         return nn.functional.cross_entropy(logits, self.labels)
-
-    def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight and bias for features as they are."""
-        weight = self.weight.detach() / self.scale
-        return weight, self.bias.detach() - weight @ self.centre
 
 
 def calibrate(layer: nn.Linear, logits: np.ndarray, labels: np.ndarray) -> float:
@@ -151,8 +167,3 @@ def calibrate(layer: nn.Linear, logits: np.ndarray, labels: np.ndarray) -> float
         for parameter in layer.parameters():
             parameter.div_(best)
     return best
-
-
-def _log_loss(weight: torch.Tensor, bias: torch.Tensor, rows: Labelled) -> float:
-    logits = torch.tensor(rows.features, dtype=torch.float64) @ weight.T + bias
-    return float(nn.functional.cross_entropy(logits, torch.tensor(rows.labels)))

@@ -17,10 +17,20 @@ class LoopOptions(Options):
     body_lr: float = Field(1e-4, gt=0, lt=1, description="learning rate of the encoder")
     head_lr: float = Field(1e-3, gt=0, lt=1, description="learning rate of what follows the encoder")
     weight_decay: float = Field(0.01, ge=0, lt=1, description="of AdamW (Loshchilov and Hutter 2019, ICLR)")
-    warmup: float = Field(0.1, ge=0, le=1, description="share of the steps in which the learning rate rises; then it falls to 0")
+    warmup: float = Field(
+        0.1, ge=0, le=1, description="share of the steps in which the learning rate rises; then it falls to 0"
+    )
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    replay: float = Field(1.0, ge=0, le=10, description="replayed old rows for each new row (Rolnick et al. 2019, NeurIPS)")
-    distill: float = Field(0.0, ge=0, description="pull towards the champion's logits on replayed rows (DER++; Buzzega et al. 2020, NeurIPS)")
-    patience: int = Field(2, ge=1, description="epochs without a better validation after which it ends")
-    bf16: Literal["auto", "on", "off"] = Field("auto", description="compute in bfloat16; auto: where the processor has it")
+    replay: float = Field(
+        1.0, ge=0, le=10, description="replayed old rows for each new row (Rolnick et al. 2019, NeurIPS)"
+    )
+    distill: float = Field(
+        0.0,
+        ge=0,
+        description="pull to the champion's logits on replayed rows (DER++; Buzzega et al. 2020, NeurIPS)",
+    )
+    patience: int = Field(2, ge=1, description="epochs of clearly worse validation after which it ends")
+    bf16: Literal["auto", "on", "off"] = Field(
+        "auto", description="compute in bfloat16; auto: where the processor has it"
+    )
     checkpoint_steps: int = Field(500, ge=1, description="steps between checkpoints, besides one an epoch")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, LoraModel
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -33,14 +33,14 @@ def add_adapters(model: Any, rank: int, alpha: float, dropout: float, seed: int)
     targets = known or list(layers)
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # any number will do
         lora_dropout=dropout,
         target_modules=targets,
         fan_in_fan_out=any(isinstance(layers[name], Conv1D) for name in targets),
     )
     torch.manual_seed(seed)
-    adapted = get_peft_model(model, config)
+    adapted = LoraModel(model, config, "default")
     for name, value in model.named_parameters():
         if not name.startswith(inside):
             value.requires_grad_(True)
-    return lambda: adapted.merge_and_unload()
+    return adapted.merge_and_unload

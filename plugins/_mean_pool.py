@@ -28,7 +28,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 MODEL_TYPE = "keeperd_mean_pool"
 
 
-class MeanPoolConfig(PretrainedConfig):
+class MeanPoolConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     """Configuration: `encoder` is the encoder's own configuration as a plain table."""
 
     model_type = MODEL_TYPE
@@ -45,7 +45,7 @@ def mean_pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1.0)
 
 
-class KeeperdMeanPoolForSequenceClassification(PreTrainedModel):
+class KeeperdMeanPoolForSequenceClassification(PreTrainedModel):  # type: ignore[no-untyped-call]
     """Encoder, mean pooling, dropout, linear layer."""
 
     config_class = MeanPoolConfig
@@ -54,12 +54,12 @@ class KeeperdMeanPoolForSequenceClassification(PreTrainedModel):
 
     def __init__(self, config: MeanPoolConfig):
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = int(config.num_labels or 0)
         encoder = encoder_config(config)
-        self.encoder = AutoModel.from_config(encoder, **without_pooler(encoder))
+        self.encoder = AutoModel.from_config(encoder, **without_pooler(encoder))  # type: ignore[no-untyped-call]
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(encoder.hidden_size, config.num_labels)
-        self.post_init()
+        self.classifier = nn.Linear(encoder.hidden_size, self.num_labels)
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
@@ -81,7 +81,9 @@ def encoder_config(config: MeanPoolConfig) -> PretrainedConfig:
 def without_pooler(config: PretrainedConfig) -> dict[str, bool]:
     """Arguments that leave out the pooler of an encoder class that has one: it would never be used,
     and its weights would only be carried along."""
-    parameters = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
+    found: Any = MODEL_MAPPING[type(config)]
+    cls = found[0] if isinstance(found, tuple) else found
+    parameters = inspect.signature(cls).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
 
 

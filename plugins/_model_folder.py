@@ -71,7 +71,7 @@ def check_header(path: Path) -> None:
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= min(MAX_HEADER, size - 8):
             raise BadInputError(
-                f"{path}: safetensors header of {length} bytes (file {size}, limit {MAX_HEADER}); copy it again"
+                f"{path}: header of {length} bytes (file {size}, limit {MAX_HEADER}); copy the file again"
             )
         try:
             header = json.loads(file.read(length))
@@ -94,7 +94,9 @@ def classes(config: dict[str, Any], folder: Path) -> tuple[str, ...]:
         names = {int(number): name for number, name in table.items()}
         ordered = tuple(names[number] for number in range(len(names)))
     except (AttributeError, ValueError, KeyError) as error:
-        raise BadInputError(f"{folder / 'config.json'}: id2label is not numbered from 0; correct it") from error
+        raise BadInputError(
+            f"{folder / 'config.json'}: id2label is not numbered from 0; correct it"
+        ) from error
     if not all(isinstance(name, str) for name in ordered) or len(set(ordered)) != len(table):
         raise BadInputError(f"{folder / 'config.json'}: id2label needs different names; correct it")
     return ordered
@@ -109,7 +111,9 @@ def is_classifier(config: dict[str, Any]) -> bool:
 def _refuse_file(path: Path) -> None:
     suffix = path.suffix.lower()
     if suffix in PICKLES:
-        raise BadInputError(f"{path}: a pickle can run code; convert the weights to safetensors and remove it")
+        raise BadInputError(
+            f"{path}: a pickle can run code; convert the weights to safetensors and remove it"
+        )
     if suffix in CODE:
         raise BadInputError(f"{path}: model folders with code are not taken; remove it or use another model")
     if path.name == "adapter_config.json":

@@ -40,7 +40,9 @@ def canonical_order(texts: Sequence[str], ids: Sequence[str], seed: int) -> list
     hash of the text. The second of two equal texts gets a place of its own, so that the first k rows
     are a fair sample even where most rows are one text."""
     key = seed.to_bytes(8, "little", signed=True)
-    digests = [hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16, key=key).digest() for text in texts]
+    digests = [
+        hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16, key=key).digest() for text in texts
+    ]
     seen: dict[bytes, int] = {}
     places: list[tuple[bytes, int]] = []
     for row in sorted(range(len(texts)), key=lambda row: (digests[row], ids[row])):
@@ -58,7 +60,8 @@ def count(texts: Sequence[str]) -> Counts:
     lowered = [cut(text).lower() for text in texts]
     shared = {"n_features": COLUMNS, "alternate_sign": False, "norm": None, "lowercase": False}
     characters = HashingVectorizer(analyzer="char", ngram_range=(1, 4), **shared).transform(lowered)
-    words = HashingVectorizer(token_pattern=r"(?u)\w+|[^\w\s]", **shared).transform(lowered)
+    pattern = r"(?u)\w+|[^\w\s]"
+    words = HashingVectorizer(token_pattern=pattern, **shared).transform(lowered)
     both = sparse.hstack([characters, words]).tocsr()
     both.sort_indices()
     both.data = np.minimum(both.data, 255).astype(np.uint8)

@@ -77,14 +77,18 @@ def prepare(job: TrainJob, context: Context) -> Prepared:
         raise PluginError(f"label {unknown[0]!r} is not among the job's classes")
     classifier = _classifier.load(job.champion, job.max_tokens, context.device)
     if not job.first and not classifier.classes:
-        raise BadInputError(f"{job.champion / 'config.json'}: the champion names no labels; check the version")
+        raise BadInputError(
+            f"{job.champion / 'config.json'}: the champion names no labels; check the version"
+        )
     known = 0 if job.first else len(classifier.classes)
     seen = _seen(classifier, job, new, memory)
     _classifier.grow(classifier, job.classes)
     return Prepared(
-        classifier,
-        known,
-        *(_rows(classifier, window) for window in (new, memory, validation)),
+        classifier=classifier,
+        known=known,
+        new=_rows(classifier, new),
+        memory=_rows(classifier, memory),
+        validation=_rows(classifier, validation),
         seen=np.array([seen[name] for name in job.classes]),
     )
 
@@ -132,7 +136,9 @@ def calibrate(prepared: Prepared, context: Context) -> float:
 
 def remember(prepared: Prepared) -> None:
     """Note in the model's configuration how many rows of each label it has been trained on."""
-    counts = {name: int(count) for name, count in zip(prepared.classifier.classes, prepared.seen, strict=True)}
+    counts = {
+        name: int(count) for name, count in zip(prepared.classifier.classes, prepared.seen, strict=True)
+    }
     setattr(prepared.classifier.model.config, _classifier.COUNTS, counts)
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from keeperd_plugins import _ngrams
 
 from keeperd.api import JSON, Signal
-from keeperd_plugins import _ngrams
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -88,9 +88,12 @@ def look(usual: Usual, texts: Sequence[str], alpha: float) -> tuple[list[Signal]
     looks = [_characters(usual, texts, level), _duplicates(usual, texts, level)]
     now = describe(texts)
     for column, name in enumerate(DESCRIPTORS):
-        looks.append(_shift(name, usual.descriptors[:, column], now[:, column], usual.inflation[column], level))
+        looks.append(
+            _shift(name, usual.descriptors[:, column], now[:, column], usual.inflation[column], level)
+        )
     figures: dict[str, JSON] = {
-        signal.name: {"current": signal.effect, "reference": signal.baseline, **signal.facts} for signal in looks
+        signal.name: {"current": signal.effect, "reference": signal.baseline, **signal.facts}
+        for signal in looks
     }
     return [signal for signal in looks if signal.warning], figures
 

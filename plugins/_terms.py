@@ -44,7 +44,7 @@ def _tokens() -> re.Pattern[str]:
     marks = [code for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)).startswith("M")]
     runs = [list(run) for _, run in groupby(enumerate(marks), lambda pair: pair[1] - pair[0])]
     mark = "".join(f"{re.escape(chr(run[0][1]))}-{re.escape(chr(run[-1][1]))}" for run in runs)
-    letters = rf"[^\W\d_][^\W\d_{mark}]*".replace(f"[^\\W\\d_{mark}]*", f"(?:[^\\W\\d_]|[{mark}])*")
+    letters = rf"[^\W\d_](?:(?![{UNSPACED}])[^\W\d_]|[{mark}])*"
     return re.compile(
         rf"(?P<unspaced>[{UNSPACED}][{mark}]*)|{letters}(?:['’]{letters})?|\d+|https?://|[^\w\s]|_+"
     )
@@ -88,7 +88,8 @@ def known(documents: Sequence[frozenset[str]]) -> Known:
     """The reference's frequencies, the most frequent `MOST_TERMS` terms."""
     counted = frequencies(documents)
     common = sorted(
-        ((term, n) for term, n in counted.items() if n >= LEAST_DOCUMENTS), key=lambda pair: (-pair[1], pair[0])
+        ((term, n) for term, n in counted.items() if n >= LEAST_DOCUMENTS),
+        key=lambda pair: (-pair[1], pair[0]),
     )
     floor = LEAST_DOCUMENTS - 1 if len(common) <= MOST_TERMS else common[MOST_TERMS][1]
     return Known(dict(common[:MOST_TERMS]), len(documents), floor)

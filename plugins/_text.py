@@ -26,7 +26,9 @@ class TextEncoder:
             self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         # The library raises plain Exception for every fault of the file.
         except Exception as error:
-            raise BadInputError(f"{folder / 'tokenizer.json'}: not readable ({error}); copy it again") from error
+            raise BadInputError(
+                f"{folder / 'tokenizer.json'}: not readable ({error}); copy it again"
+            ) from error
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_tokens)
         self.pad = pad

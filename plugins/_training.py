@@ -42,19 +42,17 @@ class Progress:
     best: int = 0
 
     def record(self, score: tuple[float, float], steps: int, rows: int) -> bool:
-        """Note the validation after `steps` more steps, on so many rows; True where the weights are the
-        best so far. The fitted head alone, which those rows have helped to choose already, must beat an
-        epoch by a standard error (Breiman et al. 1984, "Classification and Regression Trees")."""
+        """Note the validation after `steps` more steps, on so many rows; True where these weights are to
+        be kept: they are not worse than the best so far by more than a standard error. Between epochs
+        that so few rows cannot tell apart, the later one has learnt more and with the lower rate
+        (the one-standard-error rule; Breiman et al. 1984, "Classification and Regression Trees")."""
         self.scores.append(score)
         self.train_loss, self.losses = self.losses / max(steps, 1), 0.0
-        accuracy, loss = self.scores[self.best]
-        if self.best:
-            better = (score[0], -score[1]) >= (accuracy, -loss)
-        else:
-            better = score[0] >= accuracy - math.sqrt(accuracy * (1 - accuracy) / max(rows, 1))
-        if better:
+        best = max(accuracy for accuracy, _ in self.scores)
+        kept = score[0] >= best - math.sqrt(best * (1 - best) / max(rows, 1))
+        if kept:
             self.best = len(self.scores) - 1
-        return better
+        return kept
 
 
 class Loop:
@@ -110,7 +108,11 @@ class Loop:
         self._put(_below("model", tensors))
         self.best = _below("best", tensors)
         for name, value in self.trained.items():
-            moments = {key: tensors[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in tensors}
+            moments = {
+                key: tensors[f"{key}/{name}"]
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{key}/{name}" in tensors
+            }
             if moments:
                 # AdamW counts steps in a tensor on the CPU, and its moments lie beside the weights.
                 self.optimiser.state[value] = {**moments, "step": moments["step"].cpu()}
@@ -158,7 +160,7 @@ class Loop:
             logits = model(input_ids=tokens, attention_mask=mask).logits
         loss = self._loss(logits.float(), rows)
         if not torch.isfinite(loss):
-            raise PluginError(f"the loss is not finite at step {step + 1}; lower body_lr or set bf16 = \"off\"")
+            raise PluginError(f'the loss is not finite at step {step + 1}; lower body_lr or set bf16 = "off"')
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(list(self.trained.values()), self.options.clip)
@@ -215,10 +217,14 @@ def use_bf16(wanted: str, device: str) -> bool:
     if wanted != "auto":
         return wanted == "on"
     if device == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(f"{prefix}/"): value for name, value in tensors.items() if name.startswith(f"{prefix}/")}
+    return {
+        name.removeprefix(f"{prefix}/"): value
+        for name, value in tensors.items()
+        if name.startswith(f"{prefix}/")
+    }

@@ -212,7 +212,7 @@ def _reply(error: smtplib.SMTPResponseException) -> str:
 
 def _plain(text: str) -> str:
     """A server's words as one short line."""
-    return re.sub(r"[^\x20-\x7e]+", " ", text).strip()[:200]
+    return re.sub(r"[^\x21-\x7e]+", " ", text).strip()[:200]
 
 
 @hookimpl

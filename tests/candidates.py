@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,14 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from keeperd import config, plugins, rows, versions
 from keeperd.api import JSON, Component, Context
-from keeperd.jobs import Job
+from keeperd.jobs import Job, export
 from keeperd.paths import StatePaths
 
 WORDS = {
-    "sport": "goal match team score league striker coach referee penalty season".split(),
-    "weather": "rain sun cloud storm wind snow frost thunder humid drizzle".split(),
+    "sport": ("goal", "match", "team", "score", "league", "striker", "coach", "referee", "season"),
+    "weather": ("rain", "sun", "cloud", "storm", "wind", "snow", "frost", "thunder", "drizzle"),
 }
-BOTH = "the a of and in it was today very not long short new again here there".split()
+BOTH = ("the", "a", "of", "and", "in", "it", "was", "today", "very", "not", "long", "new", "again", "here")
 CLASSES = tuple(WORDS)
 ODD = [
     "",
@@ -72,7 +73,7 @@ def table(n: int, seed: int, split: str = "holdout", labelled: bool = True) -> p
 
 def tokenizer(max_tokens: int) -> Tokenizer:
     """A WordPiece tokenizer as BERT's, learnt from the documents."""
-    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106 - no password
     made.normalizer = normalizers.BertNormalizer()
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -102,7 +103,8 @@ def model_folder(folder: Path, max_tokens: int = 48, margin: float = 8.0) -> Pat
         id2label=dict(enumerate(CLASSES)),
         label2id={name: number for number, name in enumerate(CLASSES)},
     )
-    model = BertForSequenceClassification(settings).eval()
+    model: Any = BertForSequenceClassification(settings)
+    model.eval()
     documents, labels = texts(300, seed=1)
     made.enable_padding()
     encodings = made.encode_batch(documents)
@@ -115,7 +117,8 @@ def model_folder(folder: Path, max_tokens: int = 48, margin: float = 8.0) -> Pat
         solved = margin * np.linalg.lstsq(design, wanted, rcond=1e-4)[0].T
         model.classifier.weight.copy_(torch.from_numpy(solved[:, :-1]))
         model.classifier.bias.copy_(torch.from_numpy(solved[:, -1]))
-    transformers.logging.disable_progress_bar()
+    notes: Any = transformers.logging
+    notes.disable_progress_bar()
     model.save_pretrained(folder)
     made.no_padding()
     made.save(str(folder / "tokenizer.json"))
@@ -144,7 +147,7 @@ def job(
     state: Path,
     run: int,
     inputs: Mapping[str, JSON],
-    export: Mapping[str, JSON] | None = None,
+    limits: Mapping[str, JSON] | None = None,
     options: Mapping[str, dict[str, Any]] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Job:
@@ -152,15 +155,56 @@ def job(
     settings = config.Model(
         base=Path("/nowhere"),
         watch=[Path("/nowhere")],
-        export=config.Export.model_validate({"verify_rows": 120, **(export or {})}),
+        export=config.Export.model_validate({"verify_rows": 120, **(limits or {})}),
         training=config.Training(max_tokens=48),
+        decide=config.Decide(report=None),
         options=dict(options or {}),
     )
     folder = StatePaths(state).run(run)
     (folder / "out" / "work").mkdir(parents=True)
 
-    def load(component: str, name: str) -> Component[Any]:
-        return plugins.load(component, name, settings.options.get(name))
+    def load(kind: str, name: str) -> Component[Any]:
+        return plugins.load(kind, name, settings.options.get(name))
 
     context = Context(folder / "out" / "work", stop_asked=stop)
     return Job(kind, "reviews", folder, StatePaths(state), settings, inputs, context, load)
+
+
+def exported(base: Path) -> Path:
+    """A state folder with `candidate` and, in run 1, all three artefacts of it; made once in `base`."""
+    state = base / "exported"
+    if not state.exists():
+        made = candidate(state / "candidate")
+        export.run(job("export", state, 1, {"candidate": str(made)}, options={"onnx": {"cuda": "always"}}))
+    return state
+
+
+def copy(state: Path, target: Path) -> Path:
+    """A copy of such a folder that a test may spoil."""
+    return Path(shutil.copytree(state, target))
+
+
+def verify_job(state: Path, **changes: Any) -> Job:
+    """A verify job on what `exported` made, with one new batch."""
+    inputs = {
+        "version": 2,
+        "candidate": str(state / "candidate"),
+        "export": str(state / "runs" / "1" / "out"),
+        "verdict": {"passed": True, "summary": "better"},
+        "batches": ["new"],
+    }
+    made = job("verify", state, 2, inputs, **changes)
+    batch = made.paths.batch("new")
+    batch.parent.mkdir(parents=True, exist_ok=True)
+    rows.write(batch, table(100, seed=9))
+    return made
+
+
+def reseal(state: Path) -> None:
+    """Make the list of artefacts match their bytes, as if the exporter had written them so."""
+    path = state / "runs" / "1" / "out" / "artefacts.json"
+    artefacts = json.loads(path.read_bytes())
+    for artefact in artefacts:
+        for name in artefact["files"]:
+            artefact["files"][name] = versions.sha256_file(path.parent / "onnx" / name)
+    path.write_text(json.dumps(artefacts))

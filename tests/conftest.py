@@ -6,19 +6,90 @@ Heavy libraries are imported inside fixtures, so that light tests stay light.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 TOPICS = {
-    "food": "bread soup cheese kitchen dinner apple butter oven recipe salt taste sugar".split(),
-    "sport": "football match goal team race win coach player stadium score tennis league".split(),
-    "travel": "train hotel ticket beach flight island passport journey airport map luggage tour".split(),
-    "music": "song guitar concert band piano melody drum singer album rhythm violin chorus".split(),
+    "food": [
+        "bread",
+        "soup",
+        "cheese",
+        "kitchen",
+        "dinner",
+        "apple",
+        "butter",
+        "oven",
+        "recipe",
+        "salt",
+        "taste",
+        "sugar",
+    ],
+    "sport": [
+        "football",
+        "match",
+        "goal",
+        "team",
+        "race",
+        "win",
+        "coach",
+        "player",
+        "stadium",
+        "score",
+        "tennis",
+        "league",
+    ],
+    "travel": [
+        "train",
+        "hotel",
+        "ticket",
+        "beach",
+        "flight",
+        "island",
+        "passport",
+        "journey",
+        "airport",
+        "map",
+        "luggage",
+        "tour",
+    ],
+    "music": [
+        "song",
+        "guitar",
+        "concert",
+        "band",
+        "piano",
+        "melody",
+        "drum",
+        "singer",
+        "album",
+        "rhythm",
+        "violin",
+        "chorus",
+    ],
 }
-FILLER = "the a my we they saw had was very good bad new old today again with for about".split()
+FILLER = [
+    "the",
+    "a",
+    "my",
+    "we",
+    "they",
+    "saw",
+    "had",
+    "was",
+    "very",
+    "good",
+    "bad",
+    "new",
+    "old",
+    "today",
+    "again",
+    "with",
+    "for",
+    "about",
+]
 
 
 def labelled_texts(
@@ -43,7 +114,7 @@ def tiny_tokenizer(folder: Path) -> int:
     words = sorted({word for topic in TOPICS.values() for word in topic} | set(FILLER))
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     vocabulary = {word: number for number, word in enumerate([*special, *words])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=special[1]))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -64,8 +135,13 @@ def save_tiny(folder: Path, kind: str, labels: Sequence[str] = ()) -> Path:
     shared: dict[str, Any] = {"vocab_size": tiny_tokenizer(folder), "pad_token_id": 0}
     if labels:
         shared |= {"num_labels": len(labels), "id2label": dict(enumerate(labels))}
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    configs = {
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
+    configs: dict[str, Callable[[], Any]] = {
         "bert": lambda: transformers.BertConfig(max_position_embeddings=64, **sizes, **shared),
         "distilbert": lambda: transformers.DistilBertConfig(
             dim=32, n_layers=2, n_heads=2, hidden_dim=64, max_position_embeddings=64, **shared
@@ -75,7 +151,7 @@ def save_tiny(folder: Path, kind: str, labels: Sequence[str] = ()) -> Path:
             n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=2, eos_token_id=3, **shared
         ),
     }
-    auto = transformers.AutoModelForSequenceClassification if labels else transformers.AutoModel
+    auto: Any = transformers.AutoModelForSequenceClassification if labels else transformers.AutoModel
     with torch.random.fork_rng():
         torch.manual_seed(0)
         auto.from_config(configs[kind]()).save_pretrained(folder)

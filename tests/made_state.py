@@ -111,7 +111,7 @@ def _waiting(store: Store) -> None:
     store.add_version("reviews", cycle, 2, at)
     at = _steps(store, cycle, at, [("QUEUED", "INTAKE"), ("INTAKE", "ASSESS")])
     _event(store, cycle, at, "approval", "VERIFY", "APPROVAL", "version 4 waits for you")
-    store.move_cycle(cycle, "APPROVAL", at, {**story_facts(4), "version": 4})
+    store.move_cycle(cycle, "APPROVAL", at, {**story_facts(4), "version": 4, "batches": []})
 
 
 def _cycle(store: Store, at: datetime, trigger: str, why: str) -> int:

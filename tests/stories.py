@@ -188,7 +188,7 @@ WHYS = {
     "opened": ("QUEUED", "9 new files"),
     "drift": (
         "UPDATE",
-        "the text has drifted and it hurts: accuracy 81.2% on 420 labelled rows, accepted at 89.4%",
+        "the text has drifted and it hurts: accuracy 81.2%, accepted at 89.4%",
     ),
     "suspect": ("SKIPPED", "the new labels disagree with the champion too often"),
     "skipped": ("SKIPPED", "only 31 rows so far, 50 are needed"),

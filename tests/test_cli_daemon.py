@@ -107,11 +107,11 @@ def test_pause_and_the_answer_reach_the_daemon(state: MadeState, daemon: subproc
     assert waiting.returncode == 1
     assert "paused (holiday); the trigger waits for `keeperd resume reviews`" in waiting.stderr
     give_up = time.monotonic() + START_SECONDS
-    while (
-        "REFUSED" not in (seen := keeperd(state, "timeline", "reviews").stdout)
-        and "refused by the" not in seen
-    ):
-        assert time.monotonic() < give_up, seen
+    while (last := json.loads(keeperd(state, "timeline", "reviews", "--json").stdout)[3])[
+        "closed_at"
+    ] is None:
+        assert time.monotonic() < give_up
+    assert (last["state"], last["outcome"]) == ("REJECTED", "version 4 refused by the operator")
     assert daemon.poll() is None
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable, Sequence
+from random import Random
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from keeperd import memory, rows
 
 
-def table(labels: list[str | None], split: str = "train", start: int = 0) -> pa.Table:
+def table(labels: Sequence[str | None], split: str = "train", start: int = 0) -> pa.Table:
     """Rows with these labels, each text different."""
     texts = [f"text {start + number}" for number in range(len(labels))]
     hashes = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") for text in texts]
@@ -102,24 +104,27 @@ def test_reference_is_all_new_at_first_and_then_half_and_half() -> None:
     assert counts(second) == {None: 50, "new": 50}
 
 
-@pytest.mark.parametrize(("old", "new", "expected"), [(100, 10, (90, 10)), (10, 500, (10, 90)), (0, 5, (0, 5)), (7, 0, (7, 0))])
+@pytest.mark.parametrize(
+    ("old", "new", "expected"), [(100, 10, (90, 10)), (10, 500, (10, 90)), (0, 5, (0, 5)), (7, 0, (7, 0))]
+)
 def test_reference_fills_up_from_the_other_side(old: int, new: int, expected: tuple[int, int]) -> None:
     drawn = memory.next_reference(table(["old"] * old), table(["new"] * new, start=1000), cap=100)
     assert (counts(drawn)["old"], counts(drawn)["new"]) == expected
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=60), st.integers(0, 40), st.randoms(use_true_random=False))
-def test_the_order_of_rows_does_not_matter(labels: list[str], cap: int, shuffle: object) -> None:
+def test_the_order_of_rows_does_not_matter(labels: list[str], cap: int, shuffle: Random) -> None:
     new = pa.concat_tables([table(list(labels)), table(list(labels), split="holdout", start=100)])
     order = list(range(len(new)))
-    shuffle.shuffle(order)  # type: ignore[attr-defined]
+    shuffle.shuffle(order)
     mixed = new.take(pa.array(order, pa.int64()))
     old = table(["a", "b"], start=500)
-    for draw in (
+    draws: list[Callable[[pa.Table], pa.Table]] = [
         lambda rows: memory.next_memory(old, rows, cap, 0.5),
         lambda rows: memory.next_holdout(EMPTY, rows, cap),
         lambda rows: memory.next_reference(old, rows, cap),
-    ):
+    ]
+    for draw in draws:
         assert draw(new).equals(draw(mixed))
         assert len(draw(new)) <= cap
 

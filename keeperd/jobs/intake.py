@@ -16,7 +16,6 @@ rows), "late_labels", "files" (accepted, duplicate, quarantined, waiting), "labe
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 
 from keeperd import intake, plugins, rows, store
@@ -36,9 +35,9 @@ def run(job: Job) -> dict[str, JSON]:
     protected = intake.Protected(_protected_texts(job, readers))
     job.out.mkdir(exist_ok=True)
     bootstrap = inputs["bootstrap"]
-    with nullcontext() if bootstrap else store.open_readonly(job.state.database) as ledger:
-        known = ledger.known_files(job.model) if ledger else None
-        if known is None:
+    with store.open_readonly(job.state.database) as ledger:
+        known = ledger.known_files(job.model)
+        if bootstrap:
             found = intake.Scan([intake.found_by_operator(Path(bootstrap))])
         else:
             found = intake.scan(inputs["folders"], known, inputs["now"], inputs["settle_s"])

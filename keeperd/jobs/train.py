@@ -23,11 +23,12 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from keeperd import earlier, fingerprint, intake, memory, plugins, rows, versions
+from keeperd import intake, memory, plugins, rows, versions
 from keeperd.api import JSON, Context, PluginError, Strategy, Task, TrainJob
 from keeperd.intake_decide import LEAK_SIMILARITY
 from keeperd.jobs import Job
 from keeperd.paths import write_durably
+from keeperd.similar import Texts
 
 VALIDATION = 0.1
 """Share of the training rows that only choose and stop a training; fixed by the text's hash, so that a
@@ -86,7 +87,9 @@ def run(job: Job) -> dict[str, JSON]:
     figures = dict(strategy.train(work, model, context))
     figures["sealed_rows"] = material.sealed
     if (known := task.classes(model)) != work.classes:
-        raise PluginError(f"strategy {strategy.name!r} made a model of {len(known)} labels for {len(work.classes)}")
+        raise PluginError(
+            f"strategy {strategy.name!r} made a model of {len(known)} labels for {len(work.classes)}"
+        )
     _keep(job, material, candidate)
     seconds = round(time.monotonic() - started, 1)
     result: dict[str, JSON] = {
@@ -162,9 +165,7 @@ def _protected(job: Job, testing: pa.Table) -> intake.Protected:
         readers = [info.name for info in plugins.installed(job.plugin_folder) if info.kind == "reader"]
         table, _ = intake.read_file(golden, job.settings.intake, job.load, readers)
         texts += table.column("text").to_pylist()
-    protected = intake.Protected.of_texts(texts)
-    more = np.array(job.inputs.get("sealed_hashes") or [], np.uint64)
-    return replace(protected, hashes=np.concatenate([protected.hashes, more]))
+    return intake.Protected(texts)
 
 
 def _without(table: pa.Table, protected: intake.Protected, job: Job) -> pa.Table:
@@ -172,10 +173,9 @@ def _without(table: pa.Table, protected: intake.Protected, job: Job) -> pa.Table
     second lock on the same door, for rows frozen before the golden file was last replaced."""
     if not len(table):
         return table
-    needed = fingerprint.needed(min(job.settings.intake.near_duplicates, LEAK_SIMILARITY))
-    table = table.combine_chunks()
-    bands = earlier.bands_of(table.column("bands").chunk(0))
-    leaks = protected.match(table.column("hash").to_numpy(), bands, needed)
+    similarity = min(job.settings.intake.near_duplicates, LEAK_SIMILARITY)
+    texts = Texts.of(table.column("text").to_pylist())
+    leaks = protected.match(table.column("hash").to_numpy(), texts, similarity)
     return table.filter(pa.array(~leaks))
 
 
@@ -210,7 +210,10 @@ def _cut(new: pa.Table, old: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
     is_new = np.arange(len(both)) < len(new)
     aged = np.flatnonzero(validates & ~is_new)
     aged = aged[np.argsort(memory.keys(hashes[aged], memory.VALIDATION), kind="stable")]
-    chosen = [*np.flatnonzero(validates & is_new), *aged[: max(LEAST_VALIDATION, int((validates & is_new).sum()))]]
+    chosen = [
+        *np.flatnonzero(validates & is_new),
+        *aged[: max(LEAST_VALIDATION, int((validates & is_new).sum()))],
+    ]
     validation = both.take(pa.array(chosen, pa.int64()))
     return both.filter(pa.array(~validates & is_new)), both.filter(pa.array(~validates & ~is_new)), validation
 

@@ -218,12 +218,11 @@ def _assemble(
 def _profile(job: Job, task: Task[Any], predictor: Predictor, version: Path) -> dict[str, JSON]:
     """Fit the detectors to the reference window, and say what the version was accepted on: its figure
     on the holdout, mean largest probability and shares of the answered labels on the reference."""
-    window = rows.window(rows.read([version / "reference" / "rows.parquet"]))
+    window = reference.window(rows.read([version / "reference" / "rows.parquet"]))
     answers = predictor.predict(window.texts)
     window = replace(window, logits=answers.logits, embeddings=answers.embeddings, classes=predictor.classes)
-    reference.fit_reference(
-        job.settings.decide.detectors, job.load, window, version / "reference", job.context
-    )
+    names = reference.detectors(job.settings.decide)
+    reference.fit_reference(names, job.load, window, version / "reference", job.context)
     holdout = rows.window(rows.labelled(rows.read([version / "holdout.parquet"])))
     labels = [label for label in holdout.labels if label is not None]
     scores = task.scores(predictor.classes, labels, predictor.predict(holdout.texts).logits)

@@ -1,0 +1,102 @@
+"""The reference window of a version, kept as each detector's statistics.
+
+`reference/DETECTOR/values.json` and `arrays.safetensors` below a version hold what the detector's
+`fit` returned. Reference and windows must be predicted by one and the same artefact: two runtimes
+differ a little, and that must not look like drift.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from keeperd import rows
+from keeperd.api import BadInputError, Component, Context, Detector, Statistics, Window
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from keeperd.config import Decide
+
+LARGEST = 32 * 2**20
+"""Most bytes of one detector's arrays; statistics are meant to be a few megabytes."""
+LEAST_UNTRAINED = 100
+VALUES, ARRAYS = "values.json", "arrays.safetensors"
+
+
+def detectors(decide: Decide) -> list[str]:
+    """Names of all detectors that need statistics: those that decide, and the one that reports."""
+    return list(dict.fromkeys([*decide.detectors, *([decide.report] if decide.report else [])]))
+
+
+def window(table: pa.Table) -> Window:
+    """The rows of a reference table that no training has seen (held out, or never labelled), where
+    there are at least `LEAST_UNTRAINED`; else all of them. A model is surer of rows that it was
+    trained on, and places them apart: next to them every new window would seem to have drifted."""
+    import pyarrow.compute as pc
+
+    untrained = table.filter(
+        pc.or_(pc.is_null(table.column("label")), pc.equal(table.column("split"), "holdout"))
+    )
+    return rows.window(untrained if len(untrained) >= LEAST_UNTRAINED else table)
+
+
+def save_statistics(folder: Path, statistics: Statistics) -> None:
+    """Write statistics into a new folder; the caller makes them durable.
+
+    Raises:
+        BadInputError: they are too large, or hold what is neither JSON nor an array.
+    """
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    arrays = {name: np.ascontiguousarray(array) for name, array in statistics.arrays.items()}
+    size = sum(array.nbytes for array in arrays.values())
+    if size > LARGEST:
+        raise BadInputError(f"{folder.name}: statistics of {size} bytes, at most {LARGEST} are kept")
+    try:
+        values = json.dumps(dict(statistics.values), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BadInputError(f"{folder.name}: statistics must be plain JSON values: {error}") from error
+    folder.mkdir(parents=True)
+    (folder / VALUES).write_text(values, encoding="utf-8")
+    save_file(arrays, folder / ARRAYS)
+
+
+def load_statistics(folder: Path) -> Statistics:
+    """Read them again.
+
+    Raises:
+        BadInputError: they are missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        values = json.loads((folder / VALUES).read_bytes())
+        return Statistics(load((folder / ARRAYS).read_bytes()), values)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise BadInputError(f"{folder}: statistics of the reference are not readable ({error})") from error
+
+
+def fit_reference(
+    names: Sequence[str],
+    load: Callable[[str, str], Component[Any]],
+    reference: Window,
+    out: Path,
+    context: Context,
+) -> None:
+    """Fit detectors to the reference window and save what each one keeps below `out`.
+
+    Args:
+        names: of detectors, see `detectors`.
+        reference: with the logits and embeddings of the artefact that will serve.
+
+    Raises:
+        PluginError: a detector cannot be loaded, or the window is too small for it.
+    """
+    for name in names:
+        detector = cast("Detector[Any]", load("detector", name))
+        save_statistics(out / name, detector.fit(reference, context))
