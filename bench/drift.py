@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from keeperd_plugins.ngram_detector import NgramDetector
 
 from keeperd.api import Context, Signal, Statistics, Window
+from keeperd_plugins.ngram_detector import NgramDetector
 
 LEVELS = (0.05, 0.01)
 MIXES = (0.1, 0.2, 0.5)
@@ -111,7 +111,8 @@ def measure(path: Path, options: argparse.Namespace, checks: Checks) -> None:
     rows = rows_of(path, options.group)
     rng = np.random.default_rng(options.seed)
     print(
-        f"{path.parent.name}/{path.name}: {len(rows)} rows, reference {options.reference}, window {options.window}"
+        f"{path.parent.name}/{path.name}: {len(rows)} rows, reference {options.reference},"
+        f" window {options.window}"
     )
     print(f"  {'':38}" + "  ".join(f"p<={level}" for level in LEVELS))
     for mix in (0.0, *MIXES):

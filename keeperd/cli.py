@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -15,7 +15,7 @@ from keeperd.api import KeeperdError
 from keeperd.commands import keep, look, measure, steer
 from keeperd.commands.setup import Setup, find_config
 from keeperd.config import ConfigError
-from keeperd.exits import EXIT_CODES, exit_code
+from keeperd.exits import EXIT_CODES, exit_code, of_system
 from keeperd.terminal import plain
 
 HELP = "Unattended upgrades for text models: watch, tell drift, update, prove, swap, roll back."
@@ -49,10 +49,20 @@ class _Program(TyperGroup):
         """Run the command."""
         try:
             return super().invoke(ctx)
+        except OSError as error:
+            refused = of_system(error)
+            if refused is None:
+                raise
+            _tell(refused)
         except KeeperdError as error:
-            for line in error.lines if isinstance(error, ConfigError) else [str(error)]:
-                print(f"keeperd: {plain(line)}", file=sys.stderr)
-            raise typer.Exit(exit_code(error)) from error
+            _tell(error)
+
+
+def _tell(error: KeeperdError) -> NoReturn:
+    """Say what is wrong, and exit with its code."""
+    for line in error.lines if isinstance(error, ConfigError) else [str(error)]:
+        print(f"keeperd: {plain(line)}", file=sys.stderr)
+    raise typer.Exit(exit_code(error)) from error
 
 
 app = typer.Typer(

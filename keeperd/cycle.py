@@ -40,14 +40,15 @@ class TransitionError(KeeperdError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where to go and why; `facts` join the cycle's, `kind` names the event, and `record` writes
-    what belongs to the same transaction."""
+    """Where to go and why; `facts` join the cycle's, `kind` names the event, `record` writes what
+    belongs to the same transaction, and `told` is what the event itself remembers."""
 
     to: str
     why: str
     facts: Mapping[str, JSON] = field(default_factory=dict)
     kind: str = "step"
     record: Callable[[Store], None] = lambda store: None
+    told: Mapping[str, JSON] = field(default_factory=dict)
 
 
 Step = Callable[[Cycle, Kit], Outcome | None]
@@ -181,21 +182,16 @@ def watch(cycle: Cycle, kit: Kit) -> Outcome | None:
             return None
         state = probation.watch(state, done.result["pairs"], policy)
         decision = probation.decide(state, policy, since, kit.now)
-        facts = {
-            "watch": state,
-            "probation": decision.facts(),
-            "probed": [*probed, *todo],
-            "probe": done.result,
-        }
-        return Outcome(
-            "PROBATION", decision.why, facts, "watched", kit.record.probe(cycle.facts, done.result)
-        )
+        told = decision.facts()
+        facts = {"watch": state, "probation": told, "probed": [*probed, *todo], "probe": done.result}
+        record = kit.record.probe(cycle.facts, done.result)
+        return Outcome("PROBATION", decision.why, facts, "watched", record, told)
     decision = probation.decide(state, policy, since, kit.now)
-    facts = {"probation": decision.facts()}
+    told = decision.facts()
     if decision.action == "roll back":
-        return Outcome("ROLLBACK", decision.why, {**facts, "rollback_why": decision.why})
+        return Outcome("ROLLBACK", decision.why, {"probation": told, "rollback_why": decision.why}, told=told)
     if decision.action == "keep":
-        return Outcome("COMPLETED", decision.why, facts, "completed")
+        return Outcome("COMPLETED", decision.why, {"probation": told}, "completed", told=told)
     return _look_for_labels(cycle, kit)
 
 
@@ -254,4 +250,6 @@ def commit(cycle: Cycle, kit: Kit, outcome: Outcome) -> None:
         outcome.record(store)
         facts = {**cycle.facts, **outcome.facts}
         store.move_cycle(cycle.id, outcome.to, now, facts, closed=outcome.to in CLOSED)
-        store.add_event(now, cycle.model, outcome.kind, outcome.why, cycle.id, cycle.state, outcome.to)
+        store.add_event(
+            now, cycle.model, outcome.kind, outcome.why, cycle.id, cycle.state, outcome.to, outcome.told
+        )

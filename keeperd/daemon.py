@@ -87,7 +87,7 @@ class Daemon:
         """
         settings = config.load(self.config_path)
         paths = StatePaths(settings.state)
-        paths.folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        paths.create()
         with hold(paths.lock):
             store = Store(paths.database)
             try:

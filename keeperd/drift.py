@@ -31,7 +31,8 @@ class Harm:
         accepted: accuracy that the champion was accepted with, 0..1.
         accuracy: accuracy on the window, measured or estimated, 0..1.
         estimate, low, high: loss of accuracy against `accepted`, positive is worse, with its
-            90 % interval.
+            90 % interval (of an estimate without labels: a range).
+        p_value: one-sided, of "accuracy has not fallen"; only with labels.
         abstained: True where nothing honest can be said; `why` says why.
     """
 
@@ -42,6 +43,7 @@ class Harm:
     estimate: float | None = None
     low: float | None = None
     high: float | None = None
+    p_value: float | None = None
     abstained: bool = True
     why: str = ""
 
@@ -96,12 +98,21 @@ def _only(kind: type[Harm] | type[Suspect], value: Mapping[str, Any]) -> dict[st
 
 @dataclass(frozen=True)
 class History:
-    """What the decision needs to know of the past."""
+    """What the decision needs to know of the past.
+
+    Attributes:
+        trigger: kind of what opened the cycle; "manual" asks for an update now.
+        labelled_before: labelled rows of earlier, judged batches that no version was trained on; an
+            update takes them in.
+        approvals: candidates that wait for the operator's answer.
+    """
 
     now: datetime
     last_update: datetime | None
     updates_in_week: int
     trigger: str
+    labelled_before: int = 0
+    approvals: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,73 +129,109 @@ class Decision:
 
 
 def decide(report: Report, policy: Decide, mode: Mode, history: History) -> Decision:
-    """The decision for one window."""
+    """The decision for one window.
+
+    "update": train; "tell": drift that does not lead to an update, people hear of it; "skip": nothing
+    to do; "wait": too early, the window grows; "suspect": the labels look wrong, leave them alone. A
+    manual trigger asks for an update whatever the figures are; only rows to learn from it must have.
+    """
     forced = history.trigger == "manual"
-    reasons = [_amount(report), _drift(report), _harm(report)]
-    if report.new_labels:
-        reasons.append(_new_labels(report))
+    reasons = _reasons(report, history)
 
     def decided(action: Action, why: str) -> Decision:
         return Decision(action, why, tuple(reasons))
 
+    if history.approvals:
+        return decided("wait", f"{_count(history.approvals, 'candidate')} must be approved or rejected first")
     if report.suspect.suspect and not forced:
         return decided("suspect", f"the labels look wrong: {report.suspect.why}")
     if report.rows < policy.min_window and not forced:
-        return decided("wait", f"{report.rows} rows are too few to judge, {policy.min_window} are needed")
-    wish = _wish(report, policy, mode, forced=forced, scheduled=history.trigger == "schedule")
-    if wish.action != "update":
-        return decided(wish.action, wish.why)
-    if report.labelled < policy.min_labelled:
-        need = f"only {report.labelled} labelled rows, {policy.min_labelled} are needed to learn from"
-        reasons.append(need)
-        return decided("tell" if report.drifted else "wait", f"{wish.why}, but {need}: please label some")
+        return decided(
+            "wait", f"{_count(report.rows, 'row')} so far, {policy.min_window} are needed to judge"
+        )
+    action, why = _wish(report, policy, mode, history)
+    if action != "update":
+        return decided(action, why)
+    labelled = report.labelled + history.labelled_before
+    if labelled < policy.min_labelled:
+        need = f"{_count(labelled, 'labelled row')}, {policy.min_labelled} are needed to learn from"
+        told = report.drifted or _hurts(report, policy)
+        return decided("tell" if told else "wait", f"{why}; {need}: please label some")
     if not forced and (hindrance := _hindrance(policy, history)):
-        reasons.append(hindrance)
-        return decided("tell" if report.drifted else "skip", f"{wish.why}, but {hindrance}")
-    return decided("update", wish.why)
+        reasons.append(hindrance[1])
+        return decided(hindrance[0], f"{why}; but {hindrance[1]}")
+    return decided("update", why)
 
 
-def _wish(report: Report, policy: Decide, mode: Mode, *, forced: bool, scheduled: bool) -> Decision:
+def _wish(report: Report, policy: Decide, mode: Mode, history: History) -> tuple[Action, str]:
     """What drift and harm call for, before amount, cooldown and budget have their say."""
-
-    def wish(action: Action, why: str) -> Decision:
-        return Decision(action, why, ())
-
-    if forced:
-        return wish("update", "the operator asked for an update")
-    quiet: Action = "tell" if report.drifted else "skip"
+    if history.trigger == "manual":
+        return "update", "the operator asked for an update"
+    hurts = _hurts(report, policy)
+    quiet: Action = "tell" if report.drifted or hurts else "skip"
+    seen = "; ".join([_drift(report), *([hurts] if hurts else [])])
     if mode == "never":
-        return wish(quiet, f"{_drift(report)}; updates are switched off")
-    if mode == "schedule" and not scheduled:
-        return wish(quiet, f"{_drift(report)}; the next scheduled update will take it in")
+        return quiet, f"{seen}; updates are switched off"
+    if mode == "schedule" and history.trigger != "schedule":
+        return quiet, f"{seen}; the next scheduled update will take it in"
     if mode in {"always", "schedule"}:
-        return wish("update", f"{_drift(report)}; update = {mode!r}")
-    if any(rows >= NEW_LABEL_ROWS for rows in report.new_labels.values()):
-        return wish("update", _new_labels(report))
+        return "update", f"{seen}; an update is made anyway (update = {mode!r})"
+    if hurts:
+        return "update", hurts
     harm = report.harm
-    if harm.how == "labels" and harm.low is not None and harm.low > 0 and (harm.estimate or 0) >= policy.harm:
-        cause = "the text has drifted" if report.drifted else "the text has not drifted, but its meaning has"
-        return wish("update", f"{cause} and it hurts: {_harm(report)}")
     if not report.drifted:
-        return wish("skip", f"{_drift(report)}; {_harm(report)}")
-    if harm.how == "labels" and harm.high is not None and harm.high < policy.harm:
-        return wish("tell", f"the text has drifted, but it does not hurt: {_harm(report)}")
-    if harm.how == "labels":
-        return wish("update", f"the text has drifted and it may hurt: {_harm(report)}")
-    return wish("update", f"the text has drifted; whether it hurts is not known: {_harm(report)}")
+        return "skip", f"no drift; {_harm(report)}"
+    if harm.how != "labels":
+        return "update", f"the text has drifted; whether it hurts is not known: {_harm(report)}"
+    if harm.high is not None and harm.high < policy.harm:
+        return "tell", f"the text has drifted, but it does not hurt: {_harm(report)}"
+    return "update", f"the text has drifted, and it may hurt: {_harm(report)}"
 
 
-def _hindrance(policy: Decide, history: History) -> str:
-    """Why an update must not begin now, or ""."""
+def _hurts(report: Report, policy: Decide) -> str:
+    """Proof of harm, in words, or "". Without drift of the text the proof must be as strong as that
+    of drift would have to be: a fall of accuracy alone is looked for at every window."""
+    if any(rows >= NEW_LABEL_ROWS for rows in report.new_labels.values()):
+        return _new_labels(report)
+    harm = report.harm
+    if harm.how != "labels" or harm.low is None or harm.low <= 0 or (harm.estimate or 0) < policy.harm:
+        return ""
+    if report.drifted:
+        return f"the text has drifted, and it hurts: {_harm(report)}"
+    if harm.p_value is None or harm.p_value > policy.alpha:
+        return ""
+    return f"the text is the same, but its meaning has changed: {_harm(report)}"
+
+
+def _hindrance(policy: Decide, history: History) -> tuple[Action, str] | None:
+    """Why an update must not begin now. A cooldown passes by itself; a spent budget people should
+    hear of."""
     if history.last_update is not None and history.now - history.last_update < policy.cooldown:
-        return f"the last update was less than {policy.cooldown} ago"
+        left = policy.cooldown - (history.now - history.last_update)
+        hours = left.total_seconds() / 3600
+        return "wait", f"the last update was too recent (cooldown {policy.cooldown}, {hours:.1f} hours left)"
     if policy.updates_per_week and history.updates_in_week >= policy.updates_per_week:
-        return f"there were {history.updates_in_week} updates in seven days, the limit"
-    return ""
+        count = _count(history.updates_in_week, "update")
+        return "tell", f"there were {count} in seven days, the limit (updates_per_week)"
+    return None
 
 
-def _amount(report: Report) -> str:
-    return f"{report.rows} rows, {report.labelled} of them labelled"
+def _reasons(report: Report, history: History) -> list[str]:
+    """Every figure that the decision rests on, in plain words."""
+    reasons = [f"{_count(report.rows, 'row')}, {report.labelled} of them labelled"]
+    if history.labelled_before:
+        reasons.append(
+            f"{_count(history.labelled_before, 'labelled row')} of earlier batches not learnt from yet"
+        )
+    counted = [str(one["summary"]) for one in report.signals if not one.get("warning")]
+    warned = [f"warning: {one['summary']}" for one in report.signals if one.get("warning")]
+    reasons += [line.rstrip(".") for line in (*(counted or [_drift(report)]), *warned)]
+    reasons.append(_harm(report))
+    if report.suspect.why:
+        reasons.append(f"labels: {report.suspect.why}")
+    if report.new_labels:
+        reasons.append(_new_labels(report))
+    return reasons
 
 
 def _drift(report: Report) -> str:
@@ -198,18 +245,24 @@ def _harm(report: Report) -> str:
     harm = report.harm
     if harm.how == "labels" and harm.accuracy is not None and harm.accepted is not None:
         return (
-            f"accuracy {harm.accuracy:.1%} on {harm.rows} labelled rows, accepted at {harm.accepted:.1%}"
-            f" (loss {_points(harm.low)} to {_points(harm.high)} points)"
+            f"accuracy {harm.accuracy:.1%} on {_count(harm.rows, 'labelled row')}, accepted at"
+            f" {harm.accepted:.1%} (change {_points(harm.high)} to {_points(harm.low)} points)"
         )
     if harm.how == "estimate" and not harm.abstained and harm.accuracy is not None:
-        return f"without labels, accuracy is estimated at {harm.accuracy:.0%}; this is a hint only"
+        return f"without labels accuracy is guessed at {harm.accuracy:.0%}; a hint, no proof"
     return harm.why or "without labels nothing can be said about accuracy"
 
 
-def _points(share: float | None) -> str:
-    return "?" if share is None else f"{share * 100:+.1f}"
+def _points(loss: float | None) -> str:
+    return "?" if loss is None else f"{-loss * 100:+.1f}"
 
 
 def _new_labels(report: Report) -> str:
-    names = ", ".join(f"{name!r} ({rows} rows)" for name, rows in sorted(report.new_labels.items()))
-    return f"labels that the champion does not know: {names}"
+    most = sorted(report.new_labels.items(), key=lambda pair: (-pair[1], pair[0]))
+    names = ", ".join(f"{name!r} ({_count(rows, 'row')})" for name, rows in most[:5])
+    more = f" and {len(most) - 5} more" if len(most) > 5 else ""
+    return f"labels that the champion does not know: {names}{more}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 
 from keeperd.api import BadInputError, KeeperdError
@@ -35,13 +36,27 @@ _CODES: tuple[tuple[type[Exception], int], ...] = (
 )
 
 
+_MACHINE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}
+
+
 def exit_code(error: KeeperdError) -> int:
     """The code of an expected error."""
     return next(code for kind, code in _CODES if isinstance(error, kind))
 
 
+def of_system(error: OSError) -> KeeperdError | None:
+    """What the machine refuses (permission, space, a broken disk), as one clear line; None for
+    anything else, which is a bug of ours."""
+    if error.filename is None or error.errno not in _MACHINE:
+        return None
+    return KeeperdError(f"{error.filename}: {error.strerror}; see its owner and mode, and the disk")
+
+
 def of_ledger(error: sqlite3.Error, where: object) -> KeeperdError:
     """What SQLite says of the ledger, as one clear line."""
-    if getattr(error, "sqlite_errorcode", None) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what is added to the primary code
+    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return UnreachableError(f"{where}: {error}; try again")
+    if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}:
+        return KeeperdError(f"{where}: {error}; run as the user that owns it")
     return StoreError(f"{where}: {error}; run `keeperd verify`, then restore it from a backup")

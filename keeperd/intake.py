@@ -204,8 +204,7 @@ def read_file(
                             bad.append(BadRow(number, fault))
         except BadInputError as error:
             raise BadInputError(f"{path}: {error}") from error
-        finally:
-            spool.finish()
+        spool.finish()
         everything = np.ones(spool.count, bool)
         tables = list(intake_batch.tables(spool, everything, spool.labels, settings.holdout))
         return pa.concat_tables([SCHEMA.empty_table(), *tables]).combine_chunks(), bad

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from keeperd.api import KeeperdError
+
 
 @dataclass(frozen=True)
 class ModelPaths:
@@ -47,6 +49,19 @@ class StatePaths:
     """The state directory."""
 
     folder: Path
+
+    def create(self) -> None:
+        """Make the folder where it is missing.
+
+        Raises:
+            KeeperdError: it cannot be made.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        except OSError as error:
+            raise KeeperdError(
+                f"{self.folder}: cannot be made: {error.strerror}; make it, or change `state`"
+            ) from error
 
     @property
     def database(self) -> Path:

@@ -86,9 +86,7 @@ class Records:
 
         return write
 
-    def rejection(
-        self, version: int, window: list[str], verdict: Mapping[str, JSON] | None = None
-    ) -> Record:
+    def rejection(self, version: int, window: list[str], verdict: Mapping[str, JSON] | None = None) -> Record:
         """A refused candidate. Batches that made a harmful one are not trained on again; others
         may still help together with later ones."""
         harmful = verdict is not None and verdict["harmful"]

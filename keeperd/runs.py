@@ -241,12 +241,14 @@ class Runs:
 
     def clean(self, keep: timedelta) -> None:
         """Remove folders of runs whose cycle was closed longer ago than `keep`, and checkpoints of
-        closed cycles."""
+        closed cycles. Messages (cycle 0) keep theirs as long as run folders are kept."""
         for run in self.store.old_runs(self.clock.now() - keep):
             shutil.rmtree(self.paths.run(run), ignore_errors=True)
         open_cycles = {cycle.id for cycle in self.store.open_cycles()}
         for folder in self.paths.runs.glob("resume-*"):
-            if int(folder.name.split("-")[1]) not in open_cycles:
+            cycle = int(folder.name.split("-")[1])
+            age = self.clock.now().timestamp() - folder.stat().st_mtime
+            if cycle not in open_cycles and (cycle or age > keep.total_seconds()):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

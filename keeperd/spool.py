@@ -180,5 +180,5 @@ class Spool:
 
     def remove(self) -> None:
         """Delete the file; safe to call at any time."""
-        self._writer.close()
         self.path.unlink(missing_ok=True)
+        self._writer.close()

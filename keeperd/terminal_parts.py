@@ -108,13 +108,22 @@ def _words(words: Sequence[Facts]) -> list[Text]:
 
 
 def _harm(harm: Facts) -> Text:
-    if harm.get("abstained"):
-        return text(f"harm: not known. {harm.get('why') or ''}", ASK)
-    line = f"harm: accuracy {percent(harm.get('estimate'))}"
+    """What `drift.Harm` says: a loss of accuracy and how it is known, or that it is not."""
+    why = f" {harm['why']}" if harm.get("why") else ""
+    if harm.get("abstained") or harm.get("estimate") is None:
+        return text(f"harm: not known.{why}", ASK)
+    loss = harm["estimate"]
+    line = f"harm: accuracy {percent(harm.get('accuracy'))}, accepted at {percent(harm.get('accepted'))}"
+    line += f": {100 * abs(loss):.1f} points {'lost' if loss >= 0 else 'gained'}"
     if harm.get("low") is not None and harm.get("high") is not None:
-        line += f" ({percent(harm['low'])} to {percent(harm['high'])})"
-    line += f", accepted on {percent(harm.get('accepted'))}"
-    return text(f"{line}; {harm.get('how')}, {count(harm.get('rows'), 'row')}. {harm.get('why') or ''}")
+        low, high = sorted((harm["low"], harm["high"]) if loss >= 0 else (-harm["low"], -harm["high"]))
+        line += f" ({100 * low:.1f} to {100 * high:.1f})"
+    rows = harm.get("rows")
+    how = {
+        "labels": f"measured on {count(rows, 'labelled row')}",
+        "estimate": f"estimated on {count(rows, 'row')}",
+    }
+    return text(f"{line}, {how.get(str(harm.get('how')), 'not measured')}.{why}")
 
 
 def _decision(decision: Facts) -> Text:

@@ -22,7 +22,7 @@ from watchdog.observers.polling import PollingObserver
 
 from keeperd import config
 from keeperd.clock import Clock
-from keeperd.scan import look
+from keeperd.intake_files import new_files
 from keeperd.store import Store, open_readonly
 
 STOP_TIMEOUT = 5.0
@@ -61,6 +61,7 @@ class Triggers:
         )
         self._observer: BaseObserver | None = None
         self._watched: dict[Path, int] = {}
+        self._told: dict[str, list[str]] = {}
 
     def __enter__(self) -> Triggers:
         self._scheduler.start()
@@ -132,12 +133,22 @@ class Triggers:
         if model is None:
             return False
         settle = self._settings.daemon.settle.total_seconds()
+        folders = [str(folder) for folder in model.watch]
+        problems: list[str] = []
+        unsettled = False
         with open_readonly(self._store.path) as reading:
-            found = look(model.watch, reading.known_files(name), self._clock.now().timestamp(), settle)
-        if found.settled is not None:
-            self._store.add_trigger(name, "files", f"new file {found.settled.name!r}", self._clock.now())
-            self._wake()
-        return found.unsettled
+            known = reading.known_files(name)
+            for file in new_files(folders, known, self._clock.now().timestamp(), settle, problems):
+                if file.state == "ready":
+                    self._store.add_trigger(name, "files", f"new file {file.name!r}", self._clock.now())
+                    self._wake()
+                    return False  # intake takes them all, and looks again afterwards
+                unsettled = unsettled or file.state == "unsettled"
+        for problem in problems:
+            if problem not in self._told.get(name, []):
+                log.warning("%s", problem)
+        self._told[name] = problems  # each is told once, not at every look
+        return unsettled
 
     # --- hints ---
 
@@ -154,8 +165,6 @@ class Triggers:
                     hint = _Hint(partial(self.mark, [name]))
                     observer.schedule(hint, str(folder), recursive=True)
                     self._watched[folder] = folder.stat().st_ino
-                else:
-                    log.warning("%s: no such folder; create it, it will be found", folder)
             observer.start()
         except OSError as error:
             log.warning("inotify: %s; folders are looked at every %s", error, self._settings.daemon.rescan)

@@ -121,7 +121,8 @@ def make_context(spec: dict[str, Any], folder: Path) -> Context:
 
 def make_job(spec: dict[str, Any], folder: Path) -> Job:
     """The job that a specification describes."""
-    settings = config.Model.model_validate(spec["settings"])
+    # A message may be about a model that is configured no longer.
+    settings = config.Model.model_validate(spec["settings"] or {"base": "/", "watch": ["/"]})
     dropped_in = Path(spec["plugins"]) if spec["plugins"] else None
 
     def load(kind: str, name: str) -> Component[Any]:

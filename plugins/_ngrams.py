@@ -65,16 +65,17 @@ def count(texts: Sequence[str]) -> Counts:
     both = sparse.hstack([characters, words]).tocsr()
     both.sort_indices()
     both.data = np.minimum(both.data, 255).astype(np.uint8)
-    return both
+    return sparse.csr_matrix(both)
 
 
 def features(counts: Counts) -> Counts:
     """Counts -> float32 log(1 + count), each row scaled to length one; a row without any stays zero."""
+    from scipy import sparse
     from sklearn.preprocessing import normalize
 
     weighted = counts.astype(np.float32)
     weighted.data = np.log1p(weighted.data)
-    return normalize(weighted, copy=False)
+    return sparse.csr_matrix(normalize(weighted, copy=False))
 
 
 def gram(rows: Counts) -> Floats:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from keeperd_plugins import _blocks, _ngrams, _permutation, _sentinels, _shares, _terms
 from scipy import sparse
 
 from keeperd.api import JSON, PluginError, Statistics, Window
+from keeperd_plugins import _blocks, _ngrams, _permutation, _sentinels, _shares, _terms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from keeperd_plugins import _ngrams
 
 from keeperd.api import JSON, Signal
+from keeperd_plugins import _ngrams
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from keeperd_plugins import _permutation
 
 from keeperd.api import Signal
+from keeperd_plugins import _permutation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +22,7 @@ TOLD = 5
 
 def confidence(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Largest softmax probability of each row, float32 (n,); 0 where a logit is not finite."""
-    sound = np.isfinite(logits).all(axis=1)
+    sound = np.asarray(np.isfinite(logits).all(axis=1))
     shifted = np.where(sound[:, None], logits - logits.max(axis=1, keepdims=True), 0.0)
     largest = 1.0 / np.exp(shifted.astype(np.float64)).sum(axis=1)
     return np.where(sound, largest, 0.0).astype(np.float32)

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO, Literal
 
-from keeperd_plugins._records import MAX_LINE, as_row, opened_text
 from pydantic import Field
 
 from keeperd.api import BadInputError, BadRow, Columns, Component, Options, Reader, Row, hookimpl
+from keeperd_plugins._records import MAX_LINE, as_row, opened_text
 
 DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";"}
 

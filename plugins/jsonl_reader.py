@@ -7,10 +7,10 @@ import math
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NoReturn
 
-from keeperd_plugins._records import MAX_LINE, MAX_NUMBER, as_row, lines, opened_text
 from pydantic import Field
 
 from keeperd.api import BadRow, Columns, Component, Options, Reader, Row, hookimpl
+from keeperd_plugins._records import MAX_LINE, MAX_NUMBER, as_row, lines, opened_text
 
 
 class JsonlOptions(Options):

@@ -143,8 +143,9 @@ class NgramDetector(Detector[NgramOptions]):
 def _test_text(reference: _reference.Reference, sample: Window, options: NgramOptions, seed: int) -> Verdict:
     """The classifier test of the sample against the reference, by rows and by days."""
     import numpy as np
-    from keeperd_plugins import _ngrams, _permutation
     from scipy import sparse
+
+    from keeperd_plugins import _ngrams, _permutation
 
     counts = _ngrams.count(sample.texts)
     both = sparse.vstack([reference.counts, counts]).tocsr()

@@ -7,10 +7,7 @@ a fused graph is slower than of the plain one, so the two are kept apart.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import logging
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from keeperd import api
+from keeperd_plugins import _noise
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +63,7 @@ class OnnxExporter(api.Exporter[OnnxOptions]):
         large = sum(p.numel() * 4 for p in spec.module.parameters()) > self.options.single_file
         plain = (out if "fp32" in wanted else context.workdir) / "model.onnx"
         artefacts = []
-        with _quiet():
+        with _noise.quiet(context.log):
             how = _export_plain(spec, plain, large, context)
             if "fp32" in wanted:
                 artefacts.append(api.Artefact("model.onnx", "fp32"))
@@ -75,7 +73,8 @@ class OnnxExporter(api.Exporter[OnnxOptions]):
                 artefacts.append(api.Artefact("model.int8.onnx", "int8", "cpu"))
             if "fp16" in wanted and (self.options.cuda == "always" or _cuda_here()):
                 _pause(context, 0.8, "fp16")
-                _halve(plain, out / "model.fp16.onnx", context.workdir / "fused.onnx", large)
+                fused = _fuse(spec, plain, context.workdir / "fused.onnx", large, context)
+                _halve(fused, out / "model.fp16.onnx", large)
                 artefacts.append(api.Artefact("model.fp16.onnx", "fp16", "cuda"))
             _check(out / artefact.file for artefact in artefacts)
         context.log.info("exported by %s", how)
@@ -124,12 +123,17 @@ def _export_plain(spec: api.OnnxSpec, path: Path, large: bool, context: api.Cont
                     _by_torchscript(spec, path)
                 wrong = _wrong_answer(spec, path)
         except Exception as error:  # noqa: BLE001 - torch and its passes raise errors of every kind
-            wrong = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+            wrong = _first_line(error)
         if wrong is None:
             return attempt
         context.log.warning("not exported by %s: %s", attempt, wrong)
-        refused.append(f"{attempt}: {wrong[:200]}")
+        refused.append(f"{attempt}: {wrong}")
     raise api.PluginError(f"this model cannot be exported to ONNX ({'; '.join(refused)}); use another model")
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:200] if text else 'no reason given'}"
 
 
 def _by_dynamo(spec: api.OnnxSpec, path: Path, large: bool) -> None:
@@ -246,16 +250,32 @@ def _quantise(plain: Path, path: Path, large: bool) -> None:
     )
 
 
-def _halve(plain: Path, path: Path, fused: Path, large: bool) -> None:
-    """Attention, layer norms and activations fused for ONNX Runtime's CUDA kernels, then fp16 inside."""
-    import onnx
+def _fuse(spec: api.OnnxSpec, plain: Path, fused: Path, large: bool, context: api.Context) -> Path:
+    """The graph with attention, layer norms and activations as ONNX Runtime's own operators, or the
+    plain one where the fusions break it: they do so with some decoders."""
     import onnx_ir
-    from onnxruntime.transformers.float16 import convert_float_to_float16
+    import torch
     from onnxscript.rewriter.ort_fusions import optimize_for_ort
 
-    model, _ = optimize_for_ort(onnx_ir.load(plain))
-    onnx_ir.save(model, fused, external_data=f"{fused.name}.data" if large else None)
-    half = convert_float_to_float16(str(fused), keep_io_types=True)
+    try:
+        model, _ = optimize_for_ort(onnx_ir.load(plain))
+        onnx_ir.save(model, fused, external_data=f"{fused.name}.data" if large else None)
+        with torch.no_grad():
+            wrong = _wrong_answer(spec, fused)
+    except Exception as error:  # noqa: BLE001 - rewriting rules and the runtime raise errors of every kind
+        wrong = _first_line(error)
+    if wrong is None:
+        return fused
+    context.log.warning("fp16 without fusions, which break this graph: %s", wrong)
+    return plain
+
+
+def _halve(graph: Path, path: Path, large: bool) -> None:
+    """fp16 inside; inputs and outputs stay as they are."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    half = convert_float_to_float16(str(graph), keep_io_types=True)
     onnx.save(half, path, save_as_external_data=large, location=f"{path.name}.data")
 
 
@@ -267,42 +287,6 @@ def _check(paths: Iterable[Path]) -> None:
             onnx.checker.check_model(str(path))
         except onnx.checker.ValidationError as error:
             raise api.PluginError(f"{path.name}: invalid ONNX ({error}); leave this precision out") from error
-
-
-# --- noise ----------------------------------------------------------------------------------------
-
-EXPECTED: tuple[tuple[str, type[Warning]], ...] = (
-    # torch.export's own use of a check that torch 2.13 deprecates
-    (r"`isinstance\(treespec, LeafSpec\)`", FutureWarning),
-    # ids and mask share their axes, so one of two equal names is used
-    (r"# The axis name: .* will not be used", UserWarning),
-    # the last resort is deprecated, which is why it is the last
-    (r"You are using the legacy TorchScript-based ONNX export", DeprecationWarning),
-    (r"The feature will be removed", DeprecationWarning),
-)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the warnings that are known to mean nothing here, all others come through; and without
-    the libraries' word on every rewritten node, thousands of lines."""
-    from torch.jit._trace import TracerWarning  # its public name carries no type
-
-    # It misses torchvision, of which no text model has an operator.
-    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level, disabled = registration.level, logging.root.manager.disable
-    with warnings.catch_warnings():
-        for text, kind in EXPECTED:
-            warnings.filterwarnings("ignore", message=text, category=kind)
-        # A traced graph holds for one example; other shapes are tried afterwards.
-        warnings.filterwarnings("ignore", category=TracerWarning)
-        registration.setLevel(logging.ERROR)
-        logging.disable(logging.INFO)
-        try:
-            yield
-        finally:
-            registration.setLevel(level)
-            logging.disable(disabled)
 
 
 @api.hookimpl

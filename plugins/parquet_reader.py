@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from keeperd_plugins._records import as_row
-
 from keeperd.api import BadInputError, BadRow, Columns, Component, Options, Reader, Row, hookimpl
+from keeperd_plugins._records import as_row
 
 if TYPE_CHECKING:
     import pyarrow as pa

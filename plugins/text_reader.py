@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO, Literal
 
-from keeperd_plugins._records import MAX_LINE, lines, opened_text
 from pydantic import Field
 
 from keeperd.api import BadRow, Columns, Component, Options, Reader, Row, hookimpl
+from keeperd_plugins._records import MAX_LINE, lines, opened_text
 
 
 class TextOptions(Options):

@@ -124,3 +124,14 @@ SCRIPTS = {
     "mixed": "He said: שלום, \u200fworld\u200e!",
 }
 """A text in each of several scripts."""
+
+LONG = {
+    "english": "the committee will meet on thursday at noon to discuss the budget of the coming year "
+    "and the repair of the roof over the old hall",
+    "chinese": "昨天晚上我们在湖边的小餐馆里吃了一顿非常丰盛的晚饭，然后沿着河岸慢慢地走回旅馆，"
+    "一路上谈论着明年的旅行计划，还有孩子们在学校里的新鲜事。"
+    "天气不冷也不热，月亮又大又圆，大家都说这样的夜晚一年里也没有几个。",
+    "arabic": "ذهبنا أمس إلى السوق القديم واشترينا الكثير من الفواكه والخضروات الطازجة ثم عدنا إلى البيت "
+    "مشيا على الأقدام وتحدثنا طوال الطريق عن السفر في الصيف القادم وعن أخبار الأولاد في المدرسة",
+}
+"""Longer texts, where one letter more or less makes a near duplicate."""

@@ -175,8 +175,8 @@ def _drift() -> dict[str, Any]:
     return {
         "rows": 1240, "labelled": 600, "drifted": True, "new_labels": {"refund": 12},
         "signals": [text, labels],
-        "harm": {"estimate": 0.86, "low": 0.83, "high": 0.89, "rows": 600, "accepted": 0.91,
-                 "abstained": False, "how": "measured on labels", "why": "It fell by more than 2 points."},
+        "harm": {"how": "labels", "rows": 600, "accepted": 0.91, "accuracy": 0.86, "estimate": 0.05,
+                 "low": 0.021, "high": 0.08, "p_value": 0.002, "abstained": False, "why": ""},
         "suspect": {"suspect": False, "disagreement": 0.1, "expected": 0.09, "why": ""},
     }  # fmt: skip
 

@@ -12,6 +12,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import tomllib
 from collections.abc import Iterator
@@ -155,7 +156,7 @@ def test_why_is_the_whole_chain(state: MadeState, columns: str) -> None:
     places = [result.stdout.index("\n" + part) for part in chain]
     assert places == sorted(places)
     for part in (
-        "1,240 rows from 3 files", "600 labelled", "0.71 AUC", "<0.001", "crypto", "86.0 %",
+        "1,240 rows from 3 files", "600 labelled", "0.71 AUC", "<0.001", "crypto", "5.0 points lost (2.1 to",
         "accuracy fell by 5 points", "1,100 examples", "+1.2 pt", "-0.4 .. +2.8", "and 34 more labels",
         "99.2 %", "chosen", "version 2 serves in place of 1", "champion 87.9 %, predecessor 83.9 %",
         "COMPLETED",
@@ -452,6 +453,27 @@ def test_another_user_is_refused_at_the_socket(state: MadeState) -> None:
             [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=state.paths.folder
         )
     assert "you may not use it" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_what_the_system_refuses_is_one_line(mode: int) -> None:
+    """A folder that may not be searched; a ledger that cannot be opened without its writer."""
+    code = (
+        "import os\nimport keeperd.plugins, keeperd.views, rich.table\nfrom keeperd.cli import main\n"
+        "os.setgroups([])\nos.setgid(65534)\nos.setuid(65534)\nmain()"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # unlike pytest's own, which others may not enter
+        state = made_state.make(Path(folder))
+        state.paths.folder.chmod(mode)
+        env = {**os.environ, "KEEPERD_CONFIG": str(state.config)}
+        args = [sys.executable, "-c", code, "timeline", "reviews"]
+        done = subprocess.run(args, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 1, done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"keeperd: {state.paths.database}: ")
+    assert "owner" in line or "owns" in line
 
 
 # --- in a terminal --------------------------------------------------------------------------------

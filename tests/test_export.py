@@ -23,7 +23,9 @@ from keeperd.jobs import export
 from keeperd.versions import VersionError, sha256_file
 from keeperd_plugins import onnx_exporter
 from keeperd_plugins.onnx_exporter import OnnxExporter
+from keeperd_plugins.text_classification import TextClassification
 from tests import candidates
+from tests.conftest import labelled_texts, save_tiny
 
 no_gpu = pytest.mark.skipif(runtime.gpu_here(), reason="for machines without a GPU")
 
@@ -75,6 +77,17 @@ class Eager(Bag):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.eager and torch.compiler.is_exporting():
             raise RuntimeError("sdpa does not export")
+        return super().forward(input_ids, attention_mask)
+
+
+class Traced(Bag):
+    """Can be traced, but not exported."""
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if torch.compiler.is_exporting():
+            raise RuntimeError("data-dependent control flow")
         return super().forward(input_ids, attention_mask)
 
 
@@ -216,6 +229,29 @@ def test_attention_is_made_eager_where_that_helps(tmp_path: Path, caplog: pytest
     with caplog.at_level(logging.INFO):
         exporter(precisions=("fp32",)).export(spec(Eager()), made, context)
     assert caplog.records[-1].getMessage() == "exported by dynamo with eager attention"
+
+
+def test_the_last_resort_is_tracing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    made, context = folders(tmp_path)
+    found = exporter(cuda="always").export(spec(Traced()), made, context)
+    assert [one.precision for one in found] == ["fp32", "int8", "fp16"]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "gpt2"])
+def test_architectures(tmp_path: Path, kind: str) -> None:
+    model = save_tiny(tmp_path / "model", kind, labels=("a", "b", "c"))
+    made, context = folders(tmp_path)
+    task = TextClassification()
+    exporter(cuda="always").export(task.onnx(model, 60), made, context)
+    texts = labelled_texts(40)[0]
+    expected = task.predict(model, texts, 60, context)
+    for name, atol in (("model.onnx", 1e-4), ("model.fp16.onnx", 1e-2), ("model.int8.onnx", 0.5)):
+        with Predictor.open(made / name, model, classes=("a", "b", "c"), max_tokens=60) as predictor:
+            found = predictor.predict(texts)
+        np.testing.assert_allclose(found.logits, expected.logits, atol=atol)
+        np.testing.assert_allclose(found.embeddings, expected.embeddings, atol=atol)
 
 
 def test_a_module_that_cannot_be_exported(tmp_path: Path) -> None:

@@ -158,11 +158,6 @@ def test_golden_rows_are_never_trained_on(job: Job) -> None:
         train.run(replace(guarded, folder=at(job, "unguarded").folder))
 
 
-def test_more_sealed_texts_may_be_given_by_hash(job: Job) -> None:
-    hashes = rows.split(rows.labelled(rows.read([job.paths.batch("b1")])), "train").column("hash").to_pylist()
-    assert train.run(at(job, "sealed", sealed_hashes=hashes[:3]))["figures"]["sealed_rows"] == 3
-
-
 def test_validation_rows_are_cut_by_their_text_and_never_train() -> None:
     new = rows.split(rows.labelled(topics(2000, "food", "sport")), "train")
     old = rows.split(rows.labelled(topics(3000, "food", "sport", seed=1)), "train")

@@ -84,12 +84,7 @@ class Setup:
             KeeperdError: this user would leave files that keeperd could not use.
         """
         folder = self.paths.folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-        except OSError as error:
-            raise KeeperdError(
-                f"{folder}: cannot be made: {error.strerror}; make it, or change `state`"
-            ) from error
+        self.paths.create()
         owner = folder.stat().st_uid
         if os.geteuid() != owner:
             raise KeeperdError(f"{folder}: belongs to {user_name(owner)}; run as that user: {as_user(owner)}")

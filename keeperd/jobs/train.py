@@ -1,8 +1,7 @@
 """Job `train`: champion + new labelled rows -> a sealed candidate folder.
 
 inputs: {"version": number of the candidate, "champion": version or None, "batches": [sha, oldest
-first], "strategy": name, "cycle": id, "sealed_hashes": [uint64 of more texts never to train on]
-(optional)}
+first], "strategy": name, "cycle": id}
 
 out/candidate/: model/, reference/rows.parquet, holdout.parquet, memory.parquet, lineage.json and the
 manifest.

@@ -1,0 +1,5 @@
+"""`python -m keeperd`."""
+
+from keeperd.cli import main
+
+main()
