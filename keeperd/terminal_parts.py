@@ -52,7 +52,8 @@ def _intake(result: Facts) -> Text:
     return line
 
 
-def _assess(report: Facts) -> RenderableType:
+def assess(report: Facts) -> RenderableType:
+    """A drift report: every signal, the words that changed, harm, and labels that look odd."""
     parts: list[RenderableType] = []
     signals = report.get("signals") or []
     if signals:
@@ -233,7 +234,7 @@ def probation(state: Facts, probe: Facts) -> Text:
 
 PARTS: tuple[tuple[str, str, str, Callable[[Facts], RenderableType]], ...] = (
     ("intake", "intake", "INTAKE", _intake),
-    ("drift", "assess", "ASSESS", _assess),
+    ("drift", "assess", "ASSESS", assess),
     ("decision", "decision", "ASSESS", _decision),
     ("training", "train", "UPDATE", _train),
     ("gate", "gate", "GATE", _gate),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from keeperd.api import JSON, TrainJob
@@ -53,16 +55,23 @@ def save(resume: Path, work: str, step: int, tensors: Mapping[str, torch.Tensor]
             shutil.rmtree(folder)
 
 
-def load(resume: Path | None, work: str, device: str) -> tuple[int, dict[str, torch.Tensor], Any] | None:
-    """The newest checkpoint of this very work: steps done, tensors, state; None where there is none."""
+def load(
+    resume: Path | None, work: str, device: str, log: logging.Logger
+) -> tuple[int, dict[str, torch.Tensor], Any] | None:
+    """The newest checkpoint of this very work: steps done, tensors, state; None where there is none. A
+    damaged one is passed over, or it would spoil every retry."""
     if resume is None:
         return None
-    folders = sorted(resume.glob(f"{PREFIX}*"), key=lambda folder: int(folder.name.removeprefix(PREFIX)))
-    for folder in reversed(folders):
-        saved = json.loads((folder / "state.json").read_text())
-        if saved["work"] == work:
-            return saved["step"], load_file(folder / "tensors.safetensors", device=device), saved["state"]
-    return None
+    found = []
+    for folder in resume.glob(f"{PREFIX}*"):
+        try:
+            saved = json.loads((folder / "state.json").read_text())
+            if saved["work"] == work:
+                tensors = load_file(folder / "tensors.safetensors", device=device)
+                found.append((saved["step"], tensors, saved["state"]))
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            log.warning("%s: not a readable checkpoint (%s); beginning without it", folder, error)
+    return max(found, key=lambda checkpoint: checkpoint[0], default=None)
 
 
 def _fsync(path: Path) -> None:

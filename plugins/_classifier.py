@@ -229,6 +229,8 @@ def _load_classifier(folder: Path) -> Any:
 
 def _wrap_encoder(folder: Path) -> Any:
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if config.is_encoder_decoder:
+        raise ValueError("it is an encoder with a decoder")
     encoder, info = transformers.AutoModel.from_pretrained(
         folder,
         dtype=torch.float32,

@@ -50,7 +50,7 @@ def fine_tune(
         "torch": torch.__version__,
     }
     work = _checkpoint.fingerprint(job, facts)
-    found = _checkpoint.load(context.resume, work, context.device)
+    found = _checkpoint.load(context.resume, work, context.device, context.log)
     answers = teacher(prepared, context) if found else fit_head(prepared, context).teacher
     finish = set_up(prepared)
     loop = Loop(prepared, answers, options, work, context)

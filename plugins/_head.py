@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from keeperd.api import PluginError
+from keeperd.api import Context, PluginError, Stopped
 
 PENALTIES = (300.0, 100.0, 30.0, 10.0, 3.0)
 """L2 penalties that are tried, strongest first; which one is best differs by a factor of 30 from one
@@ -51,7 +51,12 @@ def prior_shift(mix: np.ndarray, seen: np.ndarray) -> torch.Tensor:
 
 
 def fit(
-    layer: nn.Linear, train: Labelled, validation: Labelled, shift: torch.Tensor, steps: int = 100
+    layer: nn.Linear,
+    train: Labelled,
+    validation: Labelled,
+    shift: torch.Tensor,
+    context: Context,
+    steps: int = 100,
 ) -> dict[str, float]:
     """Fit the layer in place, starting from the weights that it has.
 
@@ -61,6 +66,7 @@ def fit(
         validation: rows to choose the L2 penalty by their log loss: the strongest that no weaker one
             beats by a standard error. None: a middle one is taken.
         shift: float32 (k,), added to the logits while fitting; see `prior_shift`.
+        context: asked whether to stop.
         steps: most L-BFGS iterations for one penalty.
 
     Returns:
@@ -68,8 +74,9 @@ def fit(
 
     Raises:
         PluginError: the fit did not stay finite.
+        Stopped: `context.should_stop()` said so.
     """
-    problem = _Problem(layer, train, shift)
+    problem = _Problem(layer, train, shift, context)
     chosen: _Solution | None = None
     for penalty in PENALTIES if len(validation.labels) else PENALTIES[2:3]:
         found = problem.solve(penalty, steps, validation)
@@ -100,7 +107,8 @@ class _Solution:
 class _Problem:
     """The rows with centred and scaled features, in float64: a problem this small may as well be exact."""
 
-    def __init__(self, layer: nn.Linear, train: Labelled, shift: torch.Tensor) -> None:
+    def __init__(self, layer: nn.Linear, train: Labelled, shift: torch.Tensor, context: Context) -> None:
+        self.context = context
         inputs = torch.tensor(train.features, dtype=torch.float64)
         self.labels = torch.tensor(train.labels)
         self.bias_free = layer.bias is None
@@ -125,6 +133,8 @@ class _Problem:
         )
 
         def objective() -> torch.Tensor:
+            if self.context.should_stop():
+                raise Stopped("stopped while the head was fitted; nothing was changed")
             solver.zero_grad()
             value = self.loss() + 0.5 * penalty / len(self.labels) * self.weight.square().sum()
             value.backward()  # type: ignore[no-untyped-call]

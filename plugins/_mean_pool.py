@@ -89,9 +89,10 @@ def without_pooler(config: PretrainedConfig) -> dict[str, bool]:
 
 def wrap(encoder: PreTrainedModel, labels: int) -> KeeperdMeanPoolForSequenceClassification:
     """Put the classifier on a loaded encoder; its linear layer is untrained."""
-    config = MeanPoolConfig(
-        encoder=encoder.config.to_dict(), num_labels=labels, pad_token_id=encoder.config.pad_token_id
-    )
+    table = encoder.config.to_diff_dict()
+    for key in ("_name_or_path", "architectures", "transformers_version"):
+        table.pop(key, None)
+    config = MeanPoolConfig(encoder=table, num_labels=labels, pad_token_id=encoder.config.pad_token_id)
     model = KeeperdMeanPoolForSequenceClassification(config)
     model.encoder = encoder
     return model

@@ -82,18 +82,20 @@ def check_header(path: Path) -> None:
 
 
 def classes(config: dict[str, Any], folder: Path) -> tuple[str, ...]:
-    """Label names in the order of the logits, () for an encoder without a classifier.
+    """Label names in the order of the logits, () for an encoder without a classifier. A classifier that
+    names none has those that transformers gives it: LABEL_0, LABEL_1 ...
 
     Raises:
         BadInputError: `id2label` is not a list of different names numbered from 0.
     """
-    if not is_classifier(config) or "id2label" not in config:
+    if not is_classifier(config):
         return ()
-    table = config["id2label"]
     try:
+        default = {number: f"LABEL_{number}" for number in range(int(config.get("num_labels", 2)))}
+        table = config.get("id2label", default)
         names = {int(number): name for number, name in table.items()}
         ordered = tuple(names[number] for number in range(len(names)))
-    except (AttributeError, ValueError, KeyError) as error:
+    except (AttributeError, TypeError, ValueError, KeyError) as error:
         raise BadInputError(
             f"{folder / 'config.json'}: id2label is not numbered from 0; correct it"
         ) from error

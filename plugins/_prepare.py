@@ -106,7 +106,7 @@ def fit_head(prepared: Prepared, context: Context) -> HeadFit:
         np.concatenate([new.features, memory.features]), np.concatenate([new.labels, memory.labels])
     )
     shift = _head.prior_shift(prepared.mix(len(prepared.memory)), prepared.seen)
-    figures = _head.fit(prepared.classifier.last_linear, train, validation, shift)
+    figures = _head.fit(prepared.classifier.last_linear, train, validation, shift, context)
     return HeadFit(figures, outputs[1].logits[:, : prepared.known])
 
 
@@ -147,6 +147,7 @@ def _sets(prepared: Prepared) -> tuple[Rows, Rows, Rows]:
 
 
 def _rows(classifier: Classifier, window: Window) -> Rows:
+    """Rows whose label the classifier has: all but those validation rows that nothing could learn."""
     number = {name: index for index, name in enumerate(classifier.classes)}
     kept = [row for row, label in enumerate(window.labels) if label in number]
     labels = np.array([number[str(window.labels[row])] for row in kept], dtype=np.int64)

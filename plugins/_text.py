@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from keeperd.api import BadInputError
 
-MAX_BATCH_TOKENS = 16_384
+MAX_BATCH_TOKENS = 4_096
 CHUNK = 4_096
 
 

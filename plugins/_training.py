@@ -43,13 +43,15 @@ class Progress:
 
     def record(self, score: tuple[float, float], steps: int, rows: int) -> bool:
         """Note the validation after `steps` more steps, on so many rows; True where these weights are to
-        be kept: they are not worse than the best so far by more than a standard error. Between epochs
-        that so few rows cannot tell apart, the later one has learnt more and with the lower rate
-        (the one-standard-error rule; Breiman et al. 1984, "Classification and Regression Trees")."""
+        be kept. Between epochs that the rows cannot tell apart by a standard error, the later one has
+        learnt more and at the lower rate (the one-standard-error rule; Breiman et al. 1984,
+        "Classification and Regression Trees"). The fitted head alone, which the same rows have helped
+        to choose, must be better than an epoch by two."""
         self.scores.append(score)
         self.train_loss, self.losses = self.losses / max(steps, 1), 0.0
-        best = max(accuracy for accuracy, _ in self.scores)
-        kept = score[0] >= best - math.sqrt(best * (1 - best) / max(rows, 1))
+        head, *epochs = (accuracy for accuracy, _ in self.scores)
+        best = max(epochs, default=head)
+        kept = score[0] >= max(best - _error(best, rows), head - 2 * _error(head, rows))
         if kept:
             self.best = len(self.scores) - 1
         return kept
@@ -228,3 +230,8 @@ def _below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.
         for name, value in tensors.items()
         if name.startswith(f"{prefix}/")
     }
+
+
+def _error(share: float, rows: int) -> float:
+    """Standard error of a share measured on so many rows."""
+    return math.sqrt(share * (1 - share) / max(rows, 1))

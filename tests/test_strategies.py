@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from tests.conftest import labelled_texts, save_tiny
 TOPICS = ("food", "sport", "travel")
 STRATEGIES: dict[str, Callable[[], Strategy[Any]]] = {
     "head": HeadStrategy,
-    "full": lambda: FullStrategy(FullStrategy.Options(epochs=2, batch_size=8, body_lr=1e-3, bf16="off")),
+    "full": lambda: FullStrategy(FullStrategy.Options(epochs=2, batch_size=8, body_lr=1e-3, bf16="on")),
     "lora": lambda: LoraStrategy(LoraStrategy.Options(epochs=2, batch_size=8, bf16="off")),
 }
 LOOPS = ("full", "lora")
@@ -189,6 +190,32 @@ def test_a_checkpoint_of_other_work_is_passed_over(champion: Path, tiny_base: Pa
     assert digest(train("full", next_job(champion, tiny_base), tmp_path / "used")) == digest(fresh)
 
 
+def test_a_damaged_checkpoint_is_passed_over(champion: Path, tiny_base: Path, tmp_path: Path) -> None:
+    job = next_job(champion, tiny_base)
+    fresh = train("full", job, tmp_path / "fresh")
+    train("full", job, tmp_path / "used")
+    (tmp_path / "used" / "out").rename(tmp_path / "used" / "earlier")
+    (checkpoint,) = (tmp_path / "used" / "resume").iterdir()
+    tensors = checkpoint / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:1000])
+    (checkpoint.parent / "step-none").mkdir()
+    assert digest(train("full", job, tmp_path / "used")) == digest(fresh)
+
+
+def test_a_base_with_another_head_gives_its_encoder(tiny_base: Path, tmp_path: Path) -> None:
+    import transformers
+
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    config = transformers.AutoConfig.from_pretrained(tiny_base)
+    transformers.BertForMaskedLM(config).save_pretrained(base)
+    out = train("head", first_job(base), tmp_path)
+    assert json.loads((out / "config.json").read_text())["model_type"] == "keeperd_mean_pool"
+
+
+def test_no_path_of_this_machine_is_written_into_the_candidate(champion: Path, tiny_base: Path) -> None:
+    assert str(tiny_base) not in (champion / "config.json").read_text()
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_stop_is_obeyed_at_once(strategy: str, champion: Path, tiny_base: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
@@ -250,7 +277,7 @@ def test_training_without_validation_keeps_the_last_epoch(tiny_base: Path, tmp_p
     assert figures["epochs"] == 2
 
 
-def test_the_head_answers_for_the_stream_not_for_the_mix() -> None:
+def test_the_head_answers_for_the_stream_not_for_the_mix(tmp_path: Path) -> None:
     import torch
 
     rng = np.random.default_rng(0)
@@ -259,7 +286,7 @@ def test_the_head_answers_for_the_stream_not_for_the_mix() -> None:
     layer = torch.nn.Linear(2, 2)
     rows = _head.Labelled(features.astype(np.float32), labels)
     shift = _head.prior_shift(np.array([500.0, 500.0]), np.array([9000, 1000]))
-    _head.fit(layer, rows, _head.Labelled(features[:0], labels[:0]), shift)
+    _head.fit(layer, rows, _head.Labelled(features[:0], labels[:0]), shift, Context(workdir=tmp_path))
     with torch.no_grad():
         answers = layer(torch.tensor(rows.features)).softmax(1)
     weights = np.where(labels == 0, 9.0, 1.0)

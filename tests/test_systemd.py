@@ -147,3 +147,4 @@ def test_the_user_and_the_folders_are_made(tmp_path: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {"plugins", "secrets"}
     assert folder.stat().st_mode & 0o7777 == 0o750
     assert (folder / "plugins").stat().st_mode & 0o022 == 0
+    assert (tmp_path / "var" / "lib" / "keeperd").stat().st_mode & 0o7777 == 0o750

@@ -132,6 +132,26 @@ def test_classes_are_those_of_the_config(task: TextClassification, models: Path,
     assert task.classes(tiny_base) == ()
 
 
+def test_a_classifier_without_names_has_the_default_ones(
+    task: TextClassification, models: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(models / "bert", tmp_path / "model")
+    edit(folder, "config.json", lambda c: c.pop("id2label"))
+    assert task.classes(folder) == ("LABEL_0", "LABEL_1")
+
+
+def test_an_encoder_with_a_decoder_is_refused(
+    task: TextClassification, models: Path, tmp_path: Path, context: Context
+) -> None:
+    import transformers
+
+    folder = shutil.copytree(models / "encoder", tmp_path / "model")
+    sizes = {"d_model": 32, "d_ff": 64, "num_layers": 1, "num_heads": 2, "d_kv": 16, "vocab_size": 80}
+    transformers.T5Model(transformers.T5Config(**sizes)).save_pretrained(folder)
+    with pytest.raises(BadInputError, match="decoder"):
+        task.onnx(folder, 16)
+
+
 def test_a_base_without_labels_does_not_predict(
     task: TextClassification, tiny_base: Path, context: Context
 ) -> None:

@@ -149,7 +149,9 @@ def test_golden_rows_are_never_trained_on(job: Job) -> None:
     batch = rows.split(rows.labelled(rows.read([job.paths.batch("b1")])), "train")
     golden = job.folder / "golden.jsonl"
     chosen = batch.slice(0, 12).to_pylist()
-    golden.write_text("".join(json.dumps({"text": row["text"], "label": row["label"]}) + "\n" for row in chosen))
+    golden.write_text(
+        "".join(json.dumps({"text": row["text"], "label": row["label"]}) + "\n" for row in chosen)
+    )
     gate = config.Gate(golden=golden)
     guarded = replace(at(job, "guarded"), settings=job.settings.model_copy(update={"gate": gate}))
     assert train.run(guarded)["figures"]["sealed_rows"] == 12
@@ -174,7 +176,8 @@ def test_validation_rows_are_cut_by_their_text_and_never_train() -> None:
 def test_a_label_with_one_row_is_trained_on() -> None:
     many = rows.split(topics(400, "food"), "train")
     alone = next(
-        one for row in range(len(many))
+        one
+        for row in range(len(many))
         if memory.in_validation((one := many.slice(row, 1)).column("hash").to_numpy(), train.VALIDATION)[0]
     )
     rare = alone.set_column(2, "label", pa.array(["rare"]))
