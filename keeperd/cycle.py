@@ -8,6 +8,7 @@ against `TABLE` and committed, with its event, in one transaction (`advance`). L
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from keeperd import drift, probation
 from keeperd.api import JSON, KeeperdError
 from keeperd.kit import Kit
 from keeperd.store import Cycle, Store
+
+log = logging.getLogger("keeperd.cycle")
 
 TABLE: dict[str, tuple[str, ...]] = {
     "QUEUED": ("INTAKE", "SKIPPED", "FAILED"),
@@ -253,3 +256,4 @@ def commit(cycle: Cycle, kit: Kit, outcome: Outcome) -> None:
         store.add_event(
             now, cycle.model, outcome.kind, outcome.why, cycle.id, cycle.state, outcome.to, outcome.told
         )
+    log.info("%s: cycle %d: %s -> %s: %s", cycle.model, cycle.id, cycle.state, outcome.to, outcome.why)

@@ -11,6 +11,7 @@ import logging
 import os
 import select
 import signal
+import sqlite3
 import threading
 from pathlib import Path
 from types import FrameType
@@ -122,7 +123,12 @@ class Daemon:
             self._reload.clear()
             self._take_configuration(engine, triggers, desk)
             self._reloaded.set()
-        moved = engine.tick()
+        try:
+            moved = engine.tick()
+        except sqlite3.OperationalError as error:
+            # No space, or a broken disk: nothing was committed, so the same is done when it is back.
+            log.error("%s: %s; make room, keeperd goes on by itself", engine.store.path, error)
+            moved = False
         if names := engine.taken_in():
             triggers.mark(names)
         systemd.notify(WATCHDOG="1", STATUS=engine.summary())

@@ -9,7 +9,7 @@ from keeperd.api import BadInputError, KeeperdError
 from keeperd.client import UnreachableError
 from keeperd.config import ConfigError
 from keeperd.lock import HeldError
-from keeperd.store import StoreError
+from keeperd.store import StoreError, StoreUnavailableError
 from keeperd.views import NotInLedgerError
 
 OK, FAILURE, USAGE, DRIFT, PERSON, TEMPORARY, CONFIGURATION = 0, 1, 2, 3, 4, 75, 78
@@ -59,4 +59,6 @@ def of_ledger(error: sqlite3.Error, where: object) -> KeeperdError:
         return UnreachableError(f"{where}: {error}; try again")
     if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}:
         return KeeperdError(f"{where}: {error}; run as the user that owns it")
+    if code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
+        return StoreUnavailableError(f"{where}: {error}; make room, or look at the disk")
     return StoreError(f"{where}: {error}; run `keeperd verify`, then restore it from a backup")

@@ -137,7 +137,7 @@ def register(info: PluginInfo) -> pluggy.PluginManager:
     try:
         manager.register(_import(info), name=f"{info.kind}.{info.name}")
         manager.check_pending()
-    except (ImportError, SyntaxError, pluggy.PluginValidationError) as error:
+    except Exception as error:  # whatever a module does at import, it is the plugin's fault
         raise PluginError(f"plugin {info.module}: {type(error).__name__}: {error}") from error
     return manager
 

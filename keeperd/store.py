@@ -21,7 +21,11 @@ from keeperd.migrations import MIGRATIONS
 
 
 class StoreError(KeeperdError):
-    """The ledger cannot be used; the daemon refuses to start on it."""
+    """The ledger is damaged or too new; the daemon refuses to start on it."""
+
+
+class StoreUnavailableError(KeeperdError):
+    """The ledger cannot be opened now: no space, no permission, held by another. It may pass."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,7 @@ class Store:
 
         Raises:
             StoreError: it is damaged, or was written by a newer keeperd.
+            StoreUnavailableError: it cannot be opened now.
         """
         self.path = path
         self._lock = threading.RLock()
@@ -132,6 +137,10 @@ class Store:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._migrate()
+        except sqlite3.OperationalError as error:
+            raise StoreUnavailableError(
+                f"{path}: {error}; make room or give access, then start again"
+            ) from error
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{path}: {error}; restore it from a backup or move it away") from error
 
@@ -155,14 +164,14 @@ class Store:
             self._depth += 1
             try:
                 yield
+                if self._depth == 1:
+                    self._db.execute("COMMIT")
             except BaseException:
-                self._depth -= 1
-                if self._depth == 0:
+                if self._depth == 1 and self._db.in_transaction:  # a full disk may have ended it
                     self._db.execute("ROLLBACK")
                 raise
-            self._depth -= 1
-            if self._depth == 0:
-                self._db.execute("COMMIT")
+            finally:
+                self._depth -= 1
 
     def _all(self, query: str, values: Iterable[Any] = ()) -> list[sqlite3.Row]:
         with self._lock:

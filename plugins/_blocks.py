@@ -181,9 +181,10 @@ def block_model(rows: Doubles, split: Split) -> BlockModel:
 
 def p_of_score(score: float, own: Doubles) -> float:
     """Probability that a further block of the reference would score as high: Student's prediction
-    interval from the reference's own scores."""
+    interval from the reference's own scores; never less than one in all where one of them is higher."""
     from scipy.stats import t
 
     count = len(own)
     spread = float(own.std(ddof=1)) * np.sqrt(1 + 1 / count) + 1e-9
-    return float(t.sf((score - float(own.mean())) / spread, count - 1))
+    p = float(t.sf((score - float(own.mean())) / spread, count - 1))
+    return p if score > float(own.max()) else max(p, 1 / (count + 1))

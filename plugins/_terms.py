@@ -25,7 +25,7 @@ MOST_TERMS = 20_000
 PRIOR = 50.0
 """Documents of the pooled frequencies that both sides are credited with, so that rare terms need more
 evidence."""
-LEAST_Z = 3.0
+LEAST_Z = 2.5
 LEAST_SEEN = 3
 ALIKE = 0.8
 """Terms that share this much of their documents with a stronger term say nothing new."""
@@ -95,7 +95,7 @@ def known(documents: Sequence[frozenset[str]]) -> Known:
     return Known(dict(common[:MOST_TERMS]), len(documents), floor)
 
 
-def log_odds(current: int, n: int, reference: int, m: int) -> float:
+def log_odds(current: float, n: int, reference: float, m: int) -> float:
     """z of the log-odds ratio of a term's document frequency in two windows of n and m documents, with
     the pooled frequency as prior (Monroe, Colaresi and Quinn 2008, "Fightin' Words", Political
     Analysis 16). Positive: more frequent now."""
@@ -116,8 +116,8 @@ def changed(documents: Sequence[frozenset[str]], reference: Known, most: int = 1
         now = counted.get(term, 0)
         if now + (before or 0) < LEAST_SEEN:
             continue
-        # A term that was not kept had at most `floor` documents: assume the most.
-        z = log_odds(now, n, reference.floor if before is None else before, m)
+        # A term that was not kept had at most `floor` documents; how many is not known.
+        z = log_odds(now, n, reference.floor / 2 if before is None else before, m)
         if abs(z) >= LEAST_Z and not (before is None and z < 0):
             scored.append((-abs(z), term, Term(term, round(z, 2), now / n, (before or 0) / m)))
     chosen: list[Term] = []

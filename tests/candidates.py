@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import shutil
+import string
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 import transformers
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification
 
 from keeperd import config, plugins, rows, versions
@@ -72,13 +73,24 @@ def table(n: int, seed: int, split: str = "holdout", labelled: bool = True) -> p
 
 
 def tokenizer(max_tokens: int) -> Tokenizer:
-    """A WordPiece tokenizer as BERT's, learnt from the documents."""
-    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106 - no password
+    """A WordPiece tokenizer as BERT's: the words of the documents, and letters for all others."""
+    words = sorted({word for topic in WORDS.values() for word in topic} | set(BOTH))
+    letters = [*string.ascii_lowercase, *string.punctuation, *"雨天日", "\U0001f600"]
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *words,
+        *letters,
+        *(f"##{one}" for one in letters),
+    ]
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106 - no password
+    made.add_special_tokens(pieces[:5])
     made.normalizer = normalizers.BertNormalizer()
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False)
-    made.train_from_iterator(texts(400)[0], trainer)
     made.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )

@@ -104,6 +104,20 @@ def test_threads_share_the_writer(tmp_path: Path) -> None:
     assert len({event["why"] for event in store.unplanned_events()}) == 100
 
 
+def test_a_full_disk_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
+    store = Store(tmp_path / "k.db")
+    store.ensure_model("m")
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(sqlite3.OperationalError, match="full"), store.transaction():
+        for _ in range(1000):
+            store.add_event(NOW, "m", "alert", "x" * 1000)
+    assert store.unplanned_events() == []
+    store._db.execute("PRAGMA max_page_count=100000")
+    store.add_event(NOW, "m", "alert", "room again")
+    assert [event["why"] for event in store.unplanned_events()] == ["room again"]
+
+
 def test_status_and_timeline_of_an_empty_model(tmp_path: Path) -> None:
     store = Store(tmp_path / "k.db")
     store.ensure_model("m")

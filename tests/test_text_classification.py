@@ -146,7 +146,14 @@ def test_an_encoder_with_a_decoder_is_refused(
     import transformers
 
     folder = shutil.copytree(models / "encoder", tmp_path / "model")
-    sizes = {"d_model": 32, "d_ff": 64, "num_layers": 1, "num_heads": 2, "d_kv": 16, "vocab_size": 80}
+    sizes: dict[str, Any] = {
+        "d_model": 32,
+        "d_ff": 64,
+        "num_layers": 1,
+        "num_heads": 2,
+        "d_kv": 16,
+        "vocab_size": 80,
+    }
     transformers.T5Model(transformers.T5Config(**sizes)).save_pretrained(folder)
     with pytest.raises(BadInputError, match="decoder"):
         task.onnx(folder, 16)
