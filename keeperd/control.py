@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
@@ -219,6 +220,15 @@ class _Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         if not self.should_exit:
             await self._end.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections, and only then close: asyncio loses one that it has accepted and
+        not yet handed over when its server closes."""
+        for listener in sockets or []:
+            asyncio.get_running_loop().remove_reader(listener.fileno())
+        for _ in range(2):  # handed over, then made
+            await asyncio.sleep(0)
+        await super().shutdown(sockets)
 
     def end(self) -> None:
         """Called from another thread."""

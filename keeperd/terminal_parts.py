@@ -124,7 +124,7 @@ def _harm(harm: Facts) -> Text:
         "labels": f"measured on {count(rows, 'labelled row')}",
         "estimate": f"estimated on {count(rows, 'row')}",
     }
-    return text(f"{line}, {how.get(str(harm.get('how')), 'not measured')}.{why}")
+    return text(f"{line}; {harm.get('why') or how.get(str(harm.get('how')), 'not measured')}")
 
 
 def _decision(decision: Facts) -> Text:

@@ -5,6 +5,7 @@ much the days of the reference differ from one another.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 LEAST = 14
 """Fewer blocks say nothing reliable about how blocks differ."""
 ROWS = 50
-"""Days with fewer rows are joined to the next."""
+"""Days with fewer rows are joined."""
 SHRINK = 0.5
 """Weight of the measured covariance between blocks; the rest is the same variance in all directions."""
 AXES = 48
@@ -43,27 +44,19 @@ class Split:
 
 
 def by_day(times: Sequence[datetime | None], rows: int = ROWS) -> Split | None:
-    """Blocks of consecutive days of at least `rows` rows; None where there are fewer than `LEAST`, or
-    a tenth of the rows has no time. With many rows blocks are days; with few they are made as small
-    as leaves `LEAST` of them."""
+    """Blocks of as many consecutive days each as make about `rows` rows, or fewer days where that would
+    leave fewer than `LEAST` blocks; None where there are fewer than `LEAST` days, or a tenth of the
+    rows has no time."""
     dates = [None if time is None else time.astimezone(UTC).date() for time in times]
-    known = sorted(date for date in dates if date is not None)
-    if len(known) < max(0.9 * len(dates), 2 * LEAST):
+    known = sorted({date for date in dates if date is not None})
+    dated = sum(date is not None for date in dates)
+    if len(known) < LEAST or dated < 0.9 * len(dates):
         return None
-    least = max(2, min(rows, len(known) // LEAST))
-    block_of, block, filled = {}, 0, 0
-    for date, size in zip(*np.unique(np.array(known), return_counts=True), strict=True):
-        if filled >= least:
-            block, filled = block + 1, 0
-        block_of[date] = block
-        filled += int(size)
-    if 0 < filled < least and block:
-        block_of = {date: min(one, block - 1) for date, one in block_of.items()}
-        block -= 1
-    if block + 1 < LEAST:
-        return None
+    each = min(max(math.ceil(rows * len(known) / dated), 1), len(known) // LEAST)
+    count = len(known) // each
+    block_of = {date: number * count // len(known) for number, date in enumerate(known)}
     rows_in = np.array([-1 if date is None else block_of[date] for date in dates], np.int64)
-    return Split(rows_in, block + 1, len(block_of) / (block + 1))
+    return Split(rows_in, count, len(known) / count)
 
 
 def intraclass(values: Floats | Doubles, split: Split) -> float:

@@ -25,7 +25,7 @@ PENALTIES = (300.0, 100.0, 30.0, 10.0, 3.0)
 set of texts to another, so the validation rows choose."""
 
 
-TEMPERATURES = tuple(float(value) for value in np.geomspace(0.5, 5.0, 47))
+TEMPERATURES = tuple(float(value) for value in np.geomspace(0.2, 5.0, 65))
 LEAST_CALIBRATION = 30
 
 

@@ -45,9 +45,8 @@ def _tokens() -> re.Pattern[str]:
     runs = [list(run) for _, run in groupby(enumerate(marks), lambda pair: pair[1] - pair[0])]
     mark = "".join(f"{re.escape(chr(run[0][1]))}-{re.escape(chr(run[-1][1]))}" for run in runs)
     letters = rf"[^\W\d_](?:(?![{UNSPACED}])[^\W\d_]|[{mark}])*"
-    return re.compile(
-        rf"(?P<unspaced>[{UNSPACED}][{mark}]*)|{letters}(?:['’]{letters})?|\d+|https?://|[^\w\s]|_+"
-    )
+    word = rf"{letters}(?:['’]{letters})?"
+    return re.compile(rf"(?P<unspaced>[{UNSPACED}][{mark}]*)|https?://|{word}|\d+|[^\w\s]|_+")
 
 
 def terms(text: str) -> frozenset[str]:
@@ -99,11 +98,12 @@ def log_odds(current: float, n: int, reference: float, m: int) -> float:
     """z of the log-odds ratio of a term's document frequency in two windows of n and m documents, with
     the pooled frequency as prior (Monroe, Colaresi and Quinn 2008, "Fightin' Words", Political
     Analysis 16). Positive: more frequent now."""
-    prior = PRIOR * (current + reference) / (n + m)
-    now, before = current + prior, reference + prior
-    odds_now = math.log(now / max(n + PRIOR - now, 0.5))
-    odds_before = math.log(before / max(m + PRIOR - before, 0.5))
-    return (odds_now - odds_before) / math.sqrt(1 / now + 1 / before)
+    pooled = (current + reference + 0.5) / (n + m + 1)
+    with_prior, without_prior = PRIOR * pooled, PRIOR * (1 - pooled)
+    now, not_now = current + with_prior, n - current + without_prior
+    before, not_before = reference + with_prior, m - reference + without_prior
+    ratio = math.log(now / not_now) - math.log(before / not_before)
+    return ratio / math.sqrt(1 / now + 1 / not_now + 1 / before + 1 / not_before)
 
 
 def changed(documents: Sequence[frozenset[str]], reference: Known, most: int = 10) -> tuple[Term, ...]:
@@ -119,10 +119,10 @@ def changed(documents: Sequence[frozenset[str]], reference: Known, most: int = 1
         # A term that was not kept had at most `floor` documents; how many is not known.
         z = log_odds(now, n, reference.floor / 2 if before is None else before, m)
         if abs(z) >= LEAST_Z and not (before is None and z < 0):
-            scored.append((-abs(z), term, Term(term, round(z, 2), now / n, (before or 0) / m)))
+            scored.append((-abs(z), -len(term), term, Term(term, round(z, 2), now / n, (before or 0) / m)))
     chosen: list[Term] = []
     places: dict[str, set[int]] = {}
-    for _, term, one in sorted(scored, key=lambda item: item[:2]):
+    for _, _, term, one in sorted(scored, key=lambda item: item[:3]):
         where = {row for row, document in enumerate(documents) if term in document}
         if not any(_repeats(term, where, other.term, places[other.term]) for other in chosen):
             chosen.append(one)

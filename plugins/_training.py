@@ -84,24 +84,26 @@ class Loop:
             PluginError: the loss is not finite.
             Stopped: `should_stop()` said so; the checkpoint is written.
         """
-        if not progress.scores:
-            self._validated(progress, 0)
         plan: list[list[int]] = []
-        for step in range(start, self.total):
-            if self.context.should_stop():
-                self._save(step, progress)
-                raise Stopped(f"stopped after {step} of {self.total} steps; a retry goes on from there")
+        for step in range(start, self.total + 1):
             epoch, position = divmod(step, self.per_epoch)
-            plan = plan or list(self._plan(epoch))
+            try:
+                self.context.progress(step / self.total, f"{epoch} of {self.options.epochs} epochs")
+                if self.context.should_stop():
+                    raise Stopped(f"stopped after {step} of {self.total} steps; a retry goes on from there")
+                if position == 0 and len(progress.scores) == epoch:
+                    self._validated(progress, self.per_epoch if step else 0)
+                    self._save(step, progress)
+            except Stopped:
+                self._save(step, progress)
+                raise
+            if step == self.total or (position == 0 and epoch - progress.best >= self.options.patience):
+                break
+            if position == 0 or not plan:
+                plan = list(self._plan(epoch))
             progress.losses += self._step(step, plan[position])
-            if position + 1 == self.per_epoch:
-                plan = []
-                self._validated(progress, self.per_epoch)
-                if len(progress.scores) - 1 - progress.best >= self.options.patience:
-                    break
-            if position + 1 == self.per_epoch or (step + 1) % self.options.checkpoint_steps == 0:
+            if (step + 1) % self.options.checkpoint_steps == 0:
                 self._save(step + 1, progress)
-            self.context.progress((step + 1) / self.total, f"epoch {epoch + 1} of {self.options.epochs}")
         self._put(self.best)
         return progress
 

@@ -31,6 +31,7 @@ class HeadStrategy(Strategy[Options]):
             "epochs": 0,
             **fitted.figures,
         }
+        figures["temperature"] = _prepare.calibrate(prepared, context)
         if len(prepared.validation):
             figures["validation_accuracy"] = _prepare.validate(prepared, context)[0]
         _prepare.remember(prepared)

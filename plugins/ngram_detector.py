@@ -8,6 +8,7 @@ must besides lie further from it than its own days do from one another.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -92,7 +93,7 @@ class NgramDetector(Detector[NgramOptions]):
         sample = self._sample(window, context.seed)
         others = self._answers(reference, sample, context)
         level = self.options.alpha / 2 if others else self.options.alpha
-        verdict = _test_text(reference, sample, self.options, context.seed)
+        verdict = _test_text(reference, sample, self._permutations(level), context.seed)
         warnings, figures = _sentinels.look(reference.usual(sample), sample.texts, self.options.alpha)
         text = _text_signal(reference, sample, verdict, level, self.options.least_auc)
         text = replace(text, facts={**text.facts, "sentinels": figures, "rows": len(window)})
@@ -104,6 +105,10 @@ class NgramDetector(Detector[NgramOptions]):
 
         return window.take(_ngrams.canonical_order(window.texts, window.ids, seed)[: self.options.rows])
 
+    def _permutations(self, level: float) -> int:
+        """As many as configured, but never so few that no p-value could reach the level."""
+        return max(self.options.permutations, min(math.ceil(2 / level), 20_000))
+
     def _answers(self, reference: _reference.Reference, sample: Window, context: Context) -> list[Signal]:
         """Signals of answers, confidence and labels. They share one half of alpha, the text has the
         other: together they keep the chance of a false alarm (Bonferroni)."""
@@ -114,7 +119,7 @@ class NgramDetector(Detector[NgramOptions]):
         def level(name: str, number: int, rows: int) -> _shares.Level:
             inflation, freedom = reference.inflation(name, rows, blocks)
             alpha = self.options.alpha / 2 / max(number, 1)
-            return _shares.Level(alpha, self.options.permutations, context.seed, inflation, freedom)
+            return _shares.Level(alpha, self._permutations(alpha), context.seed, inflation, freedom)
 
         labels = [label for label in sample.labels if label is not None]
         by_label = reference.values["labels"]
@@ -140,7 +145,7 @@ class NgramDetector(Detector[NgramOptions]):
         return [signal for signal in found if signal is not None]
 
 
-def _test_text(reference: _reference.Reference, sample: Window, options: NgramOptions, seed: int) -> Verdict:
+def _test_text(reference: _reference.Reference, sample: Window, permutations: int, seed: int) -> Verdict:
     """The classifier test of the sample against the reference, by rows and by days."""
     import numpy as np
     from scipy import sparse
@@ -156,7 +161,7 @@ def _test_text(reference: _reference.Reference, sample: Window, options: NgramOp
     if kernel is None:
         return Verdict(1.0, None, 0.5, usual, spread, ())
     smoother = _permutation.smoother(kernel)
-    members = _permutation.splits(m, n, options.permutations, seed)
+    members = _permutation.splits(m, n, permutations, seed)
     scores = smoother.left_out(members)
     by_rows = _permutation.p_value(_permutation.margins(scores, members))
     auc = max(_permutation.auc(scores[0], members[0] > 0), 0.5)

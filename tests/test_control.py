@@ -2,86 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
-import resource
-import socket
-import stat
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from keeperd import config, connection, unix, views
+from keeperd import config, unix, views
 from keeperd.api import BadInputError, KeeperdError
-from keeperd.client import Client, UnreachableError
+from keeperd.client import UnreachableError
 from keeperd.clock import SystemClock
-from keeperd.control import ControlError, ControlServer
+from keeperd.control import ControlServer
 from keeperd.desk import LedgerDesk, RefusedError
 from keeperd.store import Store, open_readonly
 from keeperd.views import NotInLedgerError
 from tests import made_state
-
-
-@dataclass
-class Served:
-    """A server with everything around it."""
-
-    client: Client
-    server: ControlServer
-    store: Store
-    woken: list[bool] = field(default_factory=list)
-
-    @property
-    def path(self) -> Path:
-        return self.client.path
-
-    def events(self) -> list[dict[str, Any]]:
-        with open_readonly(self.store.path) as ledger:
-            return [
-                views.event(ledger.db, row["id"])
-                for row in ledger.db.execute("SELECT id FROM events ORDER BY id")
-            ]
+from tests.control_kit import Served, is_open, serve
 
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    state = made_state.make(tmp_path)
-    store = Store(state.paths.database)
-    woken: list[bool] = []
-    desk = LedgerDesk(
-        store,
-        SystemClock(),
-        config.load(state.config),
-        wake=lambda: woken.append(True),
-        reread=lambda: ["keeperd.toml: model.reviews.bse: unknown key"],
-    )
-    server = ControlServer(desk, state.paths.socket)
-    server.start()
-    yield Served(Client(state.paths.socket), server, store, woken)
-    server.stop()
-    store.close()
-
-
-def raw(path: Path, data: bytes) -> bytes:
-    """Send bytes as they are; all that comes back until the end."""
-    with unix.connect(path, 20) as connected:
-        connected.sendall(data)
-        answer = b""
-        while piece := connected.recv(65536):
-            answer += piece
-    return answer
-
-
-def post(path: Path, page: str, body: bytes, more: bytes = b"") -> bytes:
-    head = f"POST {page} HTTP/1.1\r\nhost: keeperd\r\ncontent-length: {len(body)}\r\n".encode()
-    return raw(path, head + more + b"\r\n" + body)
-
-
-# --- what it does ---------------------------------------------------------------------------------
+    with serve(tmp_path) as one:
+        yield one
 
 
 def test_pages_are_the_views(served: Served) -> None:
@@ -173,132 +117,6 @@ def test_only_a_daemon_reloads(tmp_path: Path) -> None:
     store.close()
 
 
-# --- who may ask, and what it may cost ------------------------------------------------------------
-
-
-def test_mode_and_stale_socket(tmp_path: Path) -> None:
-    path = tmp_path / "control.sock"
-    old_mask = os.umask(0o077)
-    try:
-        unix.listen(path).close()  # nobody listens any more, the file stays
-        listener = unix.listen(path)
-    finally:
-        os.umask(old_mask)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o660
-    assert Client(path).is_up()
-    assert [entry.name for entry in tmp_path.iterdir()] == ["control.sock"]
-    listener.close()
-    assert not Client(path).is_up()
-
-
-def test_a_long_path_works(tmp_path: Path) -> None:
-    folder = tmp_path / ("d" * 120)
-    folder.mkdir()
-    with unix.listen(folder / "control.sock"):
-        assert Client(folder / "control.sock").is_up()
-
-
-def test_no_place_for_the_socket(tmp_path: Path) -> None:
-    store = Store(tmp_path / "keeperd.db")
-    desk = LedgerDesk(store, SystemClock(), config.Settings())
-    with pytest.raises(ControlError, match="cannot listen there: No such file"):
-        ControlServer(desk, tmp_path / "no" / "control.sock").start()
-    store.close()
-
-
-def test_bodies_are_bounded_and_checked(served: Served) -> None:
-    assert b" 413 " in post(served.path, "/trigger", b"x" * (64 * 1024 + 1))
-    for body in (
-        b"[" * 60_000,
-        b"",
-        b"null",
-        b'{"model": NaN}',
-        b'{"model": "reviews", "oops": 1}',
-        b"\xff\xfe",
-        b'{"model": 5}',
-    ):
-        answer = post(served.path, "/pause", body)
-        assert b" 400 " in answer
-        assert len(json.loads(answer.rpartition(b"\r\n\r\n")[2])["error"].splitlines()) == 1
-    assert served.store.model("reviews")["paused"] is None
-
-
-def test_other_methods_and_garbage(served: Served) -> None:
-    assert b" 405 " in raw(served.path, b"GET /trigger HTTP/1.1\r\nhost: k\r\n\r\n")
-    assert b" 400 " in raw(served.path, b"\x00\x01\x02 nonsense\r\n\r\n")
-    assert b" 400 " in raw(served.path, b"GET /status HTTP/1.1\r\nhost: k\r\nx: " + b"y" * 20_000)
-    assert served.client.get("/status")["models"]
-
-
-def test_one_request_a_connection(served: Served) -> None:
-    twice = b"GET /why/1 HTTP/1.1\r\nhost: k\r\n\r\n" * 2
-    assert raw(served.path, twice).count(b"HTTP/1.1 200") == 1
-
-
-@pytest.mark.parametrize(
-    "start", [b"", b"POST /trigger HTTP/1.1\r\nhost: k\r\ncontent-length: 1073741824\r\n\r\n"]
-)
-def test_a_gigabyte_is_cut_off(served: Served, start: bytes) -> None:
-    """As one line without an end, and as one body: the server reads a little and hangs up."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    sent, piece = 0, b"x" * 65536
-    with unix.connect(served.path, 20) as client:
-        client.sendall(start)
-        with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            while sent < 2**30:
-                sent += client.send(piece)
-    assert sent < 8 * 2**20
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024
-    assert served.client.is_up()
-
-
-def test_a_thousand_idle_clients(served: Served) -> None:
-    """They are dropped, oldest first; whoever asks is answered all the while."""
-    idle: list[socket.socket] = []
-    try:
-        for number in range(1000):
-            idle.append(unix.connect(served.path, 20))
-            if number % 250 == 249:
-                assert served.client.get("/status")["models"]
-        open_ends = sum(_is_open(one) for one in idle)
-        assert open_ends <= connection.MAX_CONNECTIONS
-        assert _is_open(idle[-1])
-    finally:
-        for one in idle:
-            one.close()
-
-
-def _is_open(client: socket.socket) -> bool:
-    client.setblocking(False)
-    try:
-        return client.recv(1) != b""
-    except BlockingIOError:
-        return True
-    except ConnectionResetError:
-        return False
-
-
-def test_who_does_not_ask_is_dropped(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "ASK_SECONDS", 0.05)
-    assert raw(served.path, b"POST /trigger HTTP/1.1\r\nhost: k\r\ncontent-length: 10\r\n\r\n12345") == b""
-    assert raw(served.path, b"") == b""
-
-
-def test_clients_at_once_are_all_answered(served: Served) -> None:
-    numbers: list[int] = []
-    threads = [
-        threading.Thread(target=lambda: numbers.append(served.client.trigger("reviews", "manual", "")))
-        for _ in range(30)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(numbers) == 30
-    assert len(set(numbers)) == 1  # one of its kind waits, all others are the same
-    assert len(served.store.pending_triggers("reviews")) == 1
-
-
 # --- the end --------------------------------------------------------------------------------------
 
 
@@ -313,7 +131,7 @@ def test_stop_drops_the_idle_and_removes_the_socket(served: Served) -> None:
     assert not served.path.exists()
     assert [one for one in threading.enumerate() if one.name == "control"] == []
     for one in (*idle, half):
-        assert not _is_open(one)
+        assert not is_open(one)
         one.close()
     assert not served.client.is_up()
     with pytest.raises(UnreachableError, match="the daemon does not answer"):

@@ -62,14 +62,14 @@ def test_a_fifth_of_an_unseen_topic_is_found_and_named(context: Context) -> None
 def test_windows_drawn_alike_rarely_drift(context: Context) -> None:
     pool = texts(1200)
     p_values = []
-    for seed in range(40):
-        order = random.Random(seed).sample(range(1200), 400)
+    for seed in range(30):
+        order = random.Random(seed).sample(range(1200), 240)
         rows = [pool[i] for i in order]
-        found, _ = check(context, Window(rows[:250]), Window(rows[250:]))
+        found, _ = check(context, Window(rows[:150]), Window(rows[150:]))
         p_values.append(found["text"].p_value or 0.0)
-    # Binomial(40, .05): more than 7 has probability .001; and the p-values must not be timid either.
-    assert sum(p <= 0.05 for p in p_values) <= 7
-    assert sum(p <= 0.5 for p in p_values) >= 9
+    # Binomial(30, .05): more than 5 has probability .003; and the p-values must not be timid either.
+    assert sum(p <= 0.05 for p in p_values) <= 5
+    assert sum(p <= 0.5 for p in p_values) >= 6
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_identical_windows_never_drift(context: Context, rows: list[str]) -> Non
 
 
 def test_another_script_is_found(context: Context) -> None:
-    found, _ = check(context, Window(texts(200)), Window(texts(90) + ["今天天气很好，我们去公园吧"] * 10))
+    found, _ = check(context, Window(texts(200)), Window(texts(90, 1) + ["今天天气很好，我们去公园吧"] * 10))
     assert found["text"].drifted
     assert found["new characters"].warning and not found["new characters"].drifted
     assert any("天气" in term.term for term in found["text"].words)
@@ -234,7 +234,7 @@ def test_bursts_of_single_days_are_not_drift_but_a_new_topic_is(context: Context
     before, times = bursty(25, 30, 0)
     alarms = {True: 0, False: 0}
     by_rows = 0
-    for seed in range(1, 9):
+    for seed in range(1, 6):
         now, when = bursty(1, 90, seed)
         when = [time + timedelta(days=60) for time in when]
         dated, _ = check(context, Window(before, times=times), Window(now, times=when))
@@ -244,7 +244,7 @@ def test_bursts_of_single_days_are_not_drift_but_a_new_topic_is(context: Context
         alarms[False] += undated["text"].drifted
         assert dated["text"].facts["calibrated_on"] == "days"
         assert undated["text"].facts["calibrated_on"] == "rows"
-    assert alarms[False] >= 7 and by_rows >= 7
+    assert alarms[False] >= 4 and by_rows >= 4
     assert alarms[True] <= 1
     new = labelled_texts(90, ("music",), 3)[0]
     found, _ = check(context, Window(before, times=times), Window(new))

@@ -144,14 +144,7 @@ def test_changed_terms_are_the_planted_ones_once() -> None:
     before = [_terms.terms(f"the parcel number {i} is late") for i in range(300)]
     now = [_terms.terms(f"the new passkey number {i} is late") for i in range(100)]
     found = _terms.changed(now, _terms.known(before))
-    assert {term.term for term in found[:2]} <= {
-        "parcel",
-        "new passkey",
-        "new",
-        "passkey",
-        "the new",
-        "the parcel",
-    }
+    assert any("parcel" in term.term for term in found) and any("passkey" in term.term for term in found)
     assert len(found) <= 4
     assert {term.z > 0 for term in found} == {True, False}
     assert _terms.changed(before[:100], _terms.known(before)) == ()

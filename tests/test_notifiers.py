@@ -21,14 +21,14 @@ from typing import Any
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
-from keeperd_plugins import _email
-from keeperd_plugins.maildir_notifier import MaildirNotifier, MaildirOptions
-from keeperd_plugins.smtp_notifier import SmtpNotifier, SmtpOptions, read_password
 from pydantic import ValidationError
 
 from keeperd import config, paths, report
 from keeperd.api import Context, Message, NotifyError, PluginError
 from keeperd.jobs import Job, hear, notify
+from keeperd_plugins import _email
+from keeperd_plugins.maildir_notifier import MaildirNotifier, MaildirOptions
+from keeperd_plugins.smtp_notifier import SmtpNotifier, SmtpOptions, read_password
 from tests import stories
 
 ANNA, BERT, CARL = "anna@example.org", "bert@example.org", "carl@example.org"

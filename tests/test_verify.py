@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from keeperd import config, measure, parity, reference, rows, runtime, subject, versions
@@ -106,13 +107,23 @@ def test_a_version_shares_no_file_with_the_runs(verified: tuple[Job, dict[str, J
 
 
 def test_int8_that_answers_otherwise_is_refused_and_fp32_serves(state: Path) -> None:
-    job = candidates.verify_job(state, limits={"agreement": 1.0})
+    path = artefacts(state) / "model.int8.onnx"
+    graph = onnx.load(path)
+    (head,) = [one for one in graph.graph.initializer if list(one.dims) == [2, 32]]
+    head.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(head), head.name))
+    onnx.save(graph, path)
+    candidates.reseal(state)
+    job = candidates.verify_job(state)
     result = verify.run(job)
     int8 = by_precision(result)["int8"]
     assert (result["chosen"], result["passed"]) == ("model.onnx", True)
     assert not int8["passed"]
-    assert "of rows, 100.0% needed" in int8["why"]
-    assert not (job.out / "version" / "onnx" / "model.int8.onnx").exists()
+    assert "of rows, 97.5% needed; loses " in int8["why"]
+    assert int8["loss"] == pytest.approx(int8["metric_torch"] - int8["metric"])
+    assert int8["loss_low"] < int8["loss"] < int8["loss_high"]
+    kept = sorted(one.name for one in (job.out / "version" / "onnx").iterdir())
+    assert "model.onnx" in kept
+    assert "model.int8.onnx" not in kept
 
 
 def test_a_damaged_artefact_is_refused_and_another_serves(state: Path) -> None:

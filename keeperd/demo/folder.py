@@ -44,6 +44,7 @@ cooldown = "0s"                # by default six hours lie between two updates
 
 [model.{model}.training]
 first_strategy = "head"        # version 1 in seconds: only the last layer is fitted
+memory_share = 1.0             # so few rows: all of them are kept for replay
 max_tokens = 40                # the texts are short
 
 [model.{model}.export]
