@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from keeperd import config, gate, probation
-from keeperd.trials import Answers, Trial
-from keeperd.verdict import Verdict
+from keeperd.gate.trials import Answers, Trial
+from keeperd.gate.verdict import Verdict
 
 LABELS = tuple(f"label {i}" for i in range(10))
 SOURCES = ("a", "b", "c")

@@ -65,7 +65,7 @@ def torch_runner(model: Path) -> Run:
 
 def onnx_runner(path: Path, threads: int) -> tuple[Run, float]:
     """An artefact, and the milliseconds that opening it took."""
-    from keeperd import runtime
+    from keeperd.inference import runtime
 
     started = time.process_time()
     session = runtime.open_session(path, providers=("cuda", "cpu"), threads=threads)

@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from keeperd import config, inventory, plugins
+from keeperd import config, plugins
 from keeperd.api import JSON, KeeperdError, Reader
 from keeperd.finding import Finding, ok, warn, wrong
-from keeperd.migrations import MIGRATIONS
 from keeperd.paths import StatePaths
-from keeperd.store import open_readonly
+from keeperd.store import inventory, open_readonly
+from keeperd.store.migrations import MIGRATIONS
 from keeperd.versions import sha256_file
 
 LEAST_FREE = 2 * 2**30

@@ -9,7 +9,7 @@ from typing import Any
 from keeperd import unix
 from keeperd.api import JSON, BadInputError, KeeperdError
 from keeperd.desk import RefusedError
-from keeperd.views import NotInLedgerError
+from keeperd.store.views import NotInLedgerError
 
 TIMEOUT = 60.0
 """Seconds for one answer; a reload checks the whole configuration."""

@@ -33,12 +33,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from keeperd import unix, views
+from keeperd import unix
 from keeperd.api import JSON, KeeperdError
 from keeperd.config import NAME, explain
 from keeperd.connection import MAX_HEADER, Connection
 from keeperd.desk import ANSWERS, WHY_LENGTH, OpenDesk, RefusedError
-from keeperd.views import NotInLedgerError
+from keeperd.store import views
+from keeperd.store.views import NotInLedgerError
 
 MAX_BODY = 64 * 1024
 """Bytes of a request's body."""

@@ -15,7 +15,7 @@ from keeperd.api import KeeperdError
 from keeperd.clock import Clock
 from keeperd.config import Settings
 from keeperd.store import Reading, Store, StoreError, open_readonly
-from keeperd.views import NotInLedgerError
+from keeperd.store.views import NotInLedgerError
 
 KINDS = ("manual", "init", "rollback")
 """Triggers that a person may pull; files and schedules pull theirs themselves."""

@@ -13,12 +13,12 @@ from keeperd import config, cycle, outbox, versions
 from keeperd.api import KeeperdError
 from keeperd.clock import Clock
 from keeperd.cycle import Outcome
-from keeperd.deliveries import Deliveries
 from keeperd.hearing import Hearing
 from keeperd.kit import Kit
 from keeperd.paths import StatePaths
 from keeperd.runs import RunFailedError, Runs
 from keeperd.store import Cycle, Store, Trigger
+from keeperd.store.deliveries import Deliveries
 
 BACKOFF_CAP = timedelta(hours=1)
 CLEAN_EVERY = 3600.0

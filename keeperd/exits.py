@@ -10,7 +10,7 @@ from keeperd.client import UnreachableError
 from keeperd.config import ConfigError
 from keeperd.lock import HeldError
 from keeperd.store import StoreError, StoreUnavailableError
-from keeperd.views import NotInLedgerError
+from keeperd.store.views import NotInLedgerError
 
 OK, FAILURE, USAGE, DRIFT, PERSON, TEMPORARY, CONFIGURATION = 0, 1, 2, 3, 4, 75, 78
 

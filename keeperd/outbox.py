@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 from keeperd.api import JSON
 from keeperd.config import Notify
-from keeperd.deliveries import Deliveries, Delivery
 from keeperd.runs import RunFailedError
+from keeperd.store.deliveries import Deliveries, Delivery
 
 GROUP = timedelta(minutes=10)
 """Equal events that follow one another within this time are told together."""

@@ -108,9 +108,9 @@ def fsync_folder(folder: Path) -> None:
 def write_durably(path: Path, data: bytes) -> None:
     """Write a whole file so that after a crash it is there complete or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
+    with temporary.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    os.rename(temporary, path)
+    temporary.rename(path)
     fsync_folder(path.parent)

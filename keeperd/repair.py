@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from keeperd import inventory, versions
+from keeperd import versions
 from keeperd.desk import SERVED
 from keeperd.finding import Finding, ok, warn, wrong
 from keeperd.paths import ModelPaths, StatePaths, fsync_folder
+from keeperd.store import inventory
 from keeperd.versions import VersionError
 
 MOVING = {"PROMOTE", "ROLLBACK"}

@@ -22,7 +22,7 @@ from watchdog.observers.polling import PollingObserver
 
 from keeperd import config
 from keeperd.clock import Clock
-from keeperd.intake_files import new_files
+from keeperd.folders import new_files
 from keeperd.store import Store, open_readonly
 
 STOP_TIMEOUT = 5.0

@@ -6,10 +6,10 @@ import hashlib
 import os
 from pathlib import Path
 
-from keeperd_plugins import _email
 from pydantic import Field, field_validator
 
 from keeperd.api import Component, Context, Message, Notifier, NotifyError, Options, hookimpl
+from keeperd_plugins import _email
 
 
 class MaildirOptions(Options):

@@ -14,10 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from keeperd_plugins import _email
 from pydantic import Field, model_validator
 
 from keeperd.api import Component, Context, Message, Notifier, NotifyError, Options, hookimpl
+from keeperd_plugins import _email
 
 LOCAL = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1")
 _ADVICE = "chmod 0400 it, or use systemd's LoadCredential="

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keeperd import config, unix, views
+from keeperd import config, unix
 from keeperd.client import Client
 from keeperd.clock import SystemClock
 from keeperd.control import ControlServer
 from keeperd.desk import LedgerDesk
-from keeperd.store import Store, open_readonly
+from keeperd.store import Store, open_readonly, views
 from tests import made_state
 
 

@@ -101,8 +101,9 @@ def intake(sha: str = "a" * 64, rows: int = 100, labelled: int = 100) -> Answer:
         (out / "files.jsonl").write_text(json.dumps(line) + "\n")
         files = {"accepted": 1, "duplicate": 0, "quarantined": 0, "waiting": 0}
         return {
-            "batch": sha, "rows": rows, "labelled": labelled, "holdout": rows // 5, "bad_rows": 0, "duplicates": 0,
-            "near_duplicates": 0, "leaks": 0, "late_labels": 0, "files": files, "labels": {"x": labelled},
+            "batch": sha, "rows": rows, "labelled": labelled, "holdout": rows // 5, "files": files,
+            "bad_rows": 0, "duplicates": 0, "near_duplicates": 0, "leaks": 0, "late_labels": 0,
+            "labels": {"x": labelled},
         }  # fmt: skip
 
     return answer
@@ -123,7 +124,8 @@ def train(inputs: Mapping[str, Any], out: Path) -> dict[str, Any]:
     model.mkdir(parents=True)
     (model / "weights").write_text(f"version {inputs['version']}")
     return {
-        "version": inputs["version"], "strategy": inputs["strategy"], "examples": 80, "batches": inputs["batches"],
+        "version": inputs["version"], "strategy": inputs["strategy"], "examples": 80,
+        "batches": inputs["batches"],
         "classes": ["x", "y"], "figures": {}, "seconds": 1.0, "peak_mb": 100.0, "manifest": "0" * 64,
     }  # fmt: skip
 
@@ -186,7 +188,9 @@ def report(
         rows=rows,
         labelled=labelled,
         drifted=drifted,
-        signals=({"name": "text", "drifted": drifted, "summary": "the text is not what it was", "warning": False},),
+        signals=(
+            {"name": "text", "drifted": drifted, "summary": "the text is not what it was", "warning": False},
+        ),
         harm=drift.Harm(**(harm if drifted else {**harm, "accuracy": 0.9, "estimate": 0.0, "low": -0.05})),
         suspect=drift.Suspect(suspect, 0.6, 0.2, "60 % of the labels disagree" if suspect else ""),
         states={"ngram": {"n": 1}},

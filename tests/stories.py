@@ -1,4 +1,4 @@
-"""Stories for tests of reports, in the shape that `keeperd.views.story` gives them."""
+"""Stories for tests of reports, in the shape that `keeperd.store.views.story` gives them."""
 
 from __future__ import annotations
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from keeperd import __version__, config, views
+from keeperd import __version__, config
 from keeperd.exits import EXIT_CODES, exit_code
+from keeperd.store import views
 from tests import made_state
 from tests.cli_kit import error_line, keeperd, process
 from tests.made_state import MadeState

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from keeperd import config, views
+from keeperd import config
 from keeperd.clock import SystemClock
 from keeperd.control import ControlServer
 from keeperd.desk import LedgerDesk
 from keeperd.lock import hold
-from keeperd.store import Store, open_readonly
+from keeperd.store import Store, open_readonly, views
 from tests import made_state
 from tests.cli_kit import error_line, keeperd
 from tests.made_state import MadeState
@@ -140,7 +140,7 @@ def test_another_user_is_refused_at_the_socket(state: MadeState) -> None:
 def test_what_the_system_refuses_is_one_line(mode: int) -> None:
     """A folder that may not be searched; a ledger that cannot be opened without its writer."""
     code = (
-        "import os\nimport keeperd.plugins, keeperd.views, rich.table\nfrom keeperd.cli import main\n"
+        "import os\nimport keeperd.plugins, keeperd.store.views, rich.table\nfrom keeperd.cli import main\n"
         "os.setgroups([])\nos.setgid(65534)\nos.setuid(65534)\nmain()"
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from keeperd import config, unix, views
+from keeperd import config, unix
 from keeperd.api import BadInputError, KeeperdError
 from keeperd.client import UnreachableError
 from keeperd.clock import SystemClock
 from keeperd.control import ControlServer
 from keeperd.desk import LedgerDesk, RefusedError
-from keeperd.store import Store, open_readonly
-from keeperd.views import NotInLedgerError
+from keeperd.store import Store, open_readonly, views
+from keeperd.store.views import NotInLedgerError
 from tests import made_state
 from tests.control_kit import Served, is_open, serve
 

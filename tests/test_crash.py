@@ -111,7 +111,17 @@ def test_killed_again_and_again_in_one_life(place: Path) -> None:
 
 
 def _strace(folder: Path, log: Path, *options: str) -> subprocess.CompletedProcess[bytes]:
-    command = ["strace", "-f", "-o", str(log), *options, sys.executable, "-m", "tests.crash_scenario", str(folder)]
+    command = [
+        "strace",
+        "-f",
+        "-o",
+        str(log),
+        *options,
+        sys.executable,
+        "-m",
+        "tests.crash_scenario",
+        str(folder),
+    ]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(command, env=environment, capture_output=True, check=False)
 
@@ -139,7 +149,9 @@ def test_killed_at_system_calls(place: Path, counts: dict[str, int], syscall: st
     step = SAMPLE * max(1, counts[syscall] // 60) if SAMPLE > 1 else 1
     deaths = 0
     for when in range(1, counts[syscall] + 1, step):
-        done = _strace(folder, log, "-e", f"trace={syscall}", "-e", f"inject={syscall}:signal=SIGKILL:when={when}")
+        done = _strace(
+            folder, log, "-e", f"trace={syscall}", "-e", f"inject={syscall}:signal=SIGKILL:when={when}"
+        )
         deaths += done.returncode != 0
         play(folder)
         check_the_end(folder)

@@ -25,7 +25,9 @@ class House:
             {
                 "state": str(folder / "state"),
                 "daemon": {"retries": 2},
-                "model": {"m": {"base": "/base", "watch": [str(folder / "in")], "decide": {"cooldown": 0}, **model}},
+                "model": {
+                    "m": {"base": "/base", "watch": [str(folder / "in")], "decide": {"cooldown": 0}, **model}
+                },
             }
         )
         (folder / "state").mkdir(exist_ok=True)

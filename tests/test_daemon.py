@@ -15,8 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from keeperd import views
-from keeperd.store import Store, open_readonly
+from keeperd.store import Store, open_readonly, views
 
 PATIENCE = 90.0
 HEAVY = (

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keeperd import reference
 from keeperd.api import Context, PluginError, Signal, Statistics, Window
+from keeperd.drift import reference
 from keeperd_plugins.ngram_detector import NgramDetector, NgramOptions
 from tests.conftest import TOPICS, labelled_texts
 

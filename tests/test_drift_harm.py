@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from keeperd import harm, suspect
 from keeperd.api import Prediction
-from keeperd.drift import Suspect
+from keeperd.drift import Suspect, harm, suspect
 
 CLASSES = ("a", "b", "c")
 

@@ -16,9 +16,8 @@ import pytest
 import torch
 from torch import nn
 
-from keeperd import runtime
 from keeperd.api import Context, OnnxSpec, PluginError, Stopped
-from keeperd.inference import Predictor
+from keeperd.inference import Predictor, runtime
 from keeperd.jobs import export
 from keeperd.versions import VersionError, sha256_file
 from keeperd_plugins import onnx_exporter

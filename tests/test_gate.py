@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from keeperd import config, gate, paired
-from keeperd.trials import Answers, Trial
-from keeperd.verdict import Check, Verdict
+from keeperd import config, gate
+from keeperd.gate import paired
+from keeperd.gate.trials import Answers, Trial
+from keeperd.gate.verdict import Check, Verdict
 
 CLASSES = ("a", "b", "c")
 POLICY = config.Gate()

@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from keeperd import config, golden, plugins, probation
+from keeperd import config, plugins, probation
 from keeperd.api import BadInputError, Component, Context
+from keeperd.gate import golden
+from keeperd.gate.verdict import Verdict
 from keeperd.jobs import Job, gate, probe
 from keeperd.paths import StatePaths
-from keeperd.verdict import Verdict
 from keeperd.versions import VersionError, seal, sha256_file
 from tests.words import LABELS, WordTask, write_model, write_rows, write_version
 

@@ -16,9 +16,9 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keeperd import runtime, versions
+from keeperd import versions
 from keeperd.api import BadInputError, Context
-from keeperd.inference import Predictor, TextEncoder, batches
+from keeperd.inference import Predictor, TextEncoder, batches, runtime
 from keeperd.versions import VersionError
 from keeperd_plugins.text_classification import TextClassification
 from tests import candidates

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from keeperd import intake_batch, rows
+from keeperd import rows
 from keeperd.api import Component, Stopped
-from keeperd.intake_take import presentable
+from keeperd.intake import batch as intake_batch
+from keeperd.intake.take import presentable
 from keeperd.versions import sha256_file
 from tests.intake_kit import SCRIPTS, Box, load
 

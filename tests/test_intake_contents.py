@@ -11,8 +11,8 @@ import pytest
 
 from keeperd import intake
 from keeperd.api import BadInputError
-from keeperd.intake_copy import IN_MEMORY
-from keeperd.intake_files import Opener
+from keeperd.folders import Opener
+from keeperd.intake.copy import IN_MEMORY
 from tests.intake_kit import SCRIPTS, Box
 
 HIDDEN = "the secret of the house"

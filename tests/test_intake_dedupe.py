@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from keeperd import fingerprint, rows
+from keeperd import rows
+from keeperd.intake import fingerprint
 from tests.intake_kit import LONG, SCRIPTS, Box
 
 

@@ -13,7 +13,7 @@ import pytest
 from keeperd import intake, rows
 from keeperd.api import BadInputError, BadRow, Columns, Component, Options, PluginError, Reader, Row
 from keeperd.config import Intake
-from keeperd.intake_take import Quarantine
+from keeperd.intake.take import Quarantine
 from tests.intake_kit import Box, load
 
 

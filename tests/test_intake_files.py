@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from keeperd import intake
-from keeperd.intake_files import Found, Opener, UnreadableError
+from keeperd.folders import Found, Opener, UnreadableError
 from tests.intake_kit import Box, MemoryLedger
 
 HIDDEN = "the secret of the house"
@@ -230,6 +230,6 @@ def test_unreadable_files_and_folders_wait_and_are_told() -> None:
 
 
 def test_looking_at_folders_needs_no_heavy_library() -> None:
-    script = "import sys, keeperd.intake_files; print({'numpy', 'pyarrow', 'torch'} & set(sys.modules))"
+    script = "import sys, keeperd.folders; print({'numpy', 'pyarrow', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert done.stdout == "set()\n"

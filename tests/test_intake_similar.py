@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keeperd import fingerprint
-from keeperd.fingerprint import fold
-from keeperd.similar import Overlap, Texts, like_any, like_before
+from keeperd.intake import fingerprint
+from keeperd.intake.fingerprint import fold
+from keeperd.intake.similar import Overlap, Texts, like_any, like_before
 from tests.intake_kit import LONG, SCRIPTS
 
 # --- the folded form --------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ import pytest
 
 from keeperd import outbox
 from keeperd.config import Notify
-from keeperd.deliveries import Deliveries, Delivery
 from keeperd.runs import RunFailedError
 from keeperd.store import Store
+from keeperd.store.deliveries import Deliveries, Delivery
 
 T0 = datetime(2026, 11, 22, 2, 0, tzinfo=UTC)
 MAIL = {"mail": Notify(plugin="smtp")}

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from keeperd import pages, report
+from keeperd import report
 from keeperd.api import Message
-from keeperd.sheet import sheet
-from keeperd.wording import ascii_line, columns, moment, visible, wrap
+from keeperd.report import pages
+from keeperd.report.sheet import sheet
+from keeperd.report.wording import ascii_line, columns, moment, visible, wrap
 from tests import stories
 
 HOSTILE = (
@@ -120,7 +121,7 @@ def test_every_kind_says_what_happened_and_what_to_do(kind: str) -> None:
 
 
 def sheet_scene(kind: str) -> Any:
-    from keeperd.scene import Scene
+    from keeperd.report.scene import Scene
 
     return Scene(stories.story(kind), stories.event(kind))
 

@@ -176,7 +176,7 @@ def test_after_a_restart_an_interrupted_run_is_done_again(runs: Runs) -> None:
 def test_a_result_that_was_written_counts_after_a_restart(runs: Runs) -> None:
     hook(runs, "done", "pass")
     assert once(runs, "done") is None
-    until(lambda: (runs.paths.run(1) / "result.json").exists())
+    until((runs.paths.run(1) / "result.json").exists)
     other = Runs(runs.store, runs.paths, runs.settings, FakeClock())
     other.recover()
     assert once(other, "done") == (1, {"heard": 1})

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keeperd import views
-from keeperd.store import Store, StoreError, open_readonly
+from keeperd.store import Store, StoreError, open_readonly, views
 from tests.fakes import FakeClock
 
 NOW = FakeClock().now()
@@ -51,8 +50,8 @@ def test_a_file_is_accepted_once(tmp_path: Path) -> None:
     store = Store(tmp_path / "k.db")
     store.ensure_model("m")
     line = {
-        "path": "/in/a", "size": 1, "mtime_ns": 2, "inode": 3, "sha256": "s", "status": "accepted", "reason": None,
-        "rows": 1,
+        "path": "/in/a", "size": 1, "mtime_ns": 2, "inode": 3, "sha256": "s", "status": "accepted",
+        "reason": None, "rows": 1,
     }  # fmt: skip
     store.add_files("m", 1, "b", [line])
     with pytest.raises(sqlite3.IntegrityError):

@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from keeperd import config, fingerprint, memory, plugins, rows, versions
+from keeperd import config, memory, plugins, rows, versions
 from keeperd.api import BadInputError, Component, Context, PluginError, Stopped
+from keeperd.intake import fingerprint
 from keeperd.jobs import Job, train
 from keeperd.paths import StatePaths
 from keeperd.versions import VersionError

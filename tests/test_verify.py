@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 import pytest
 
-from keeperd import config, measure, parity, reference, rows, runtime, subject, versions
+from keeperd import config, rows, versions
 from keeperd.api import JSON, BadInputError, Context, Prediction, Stopped, Window
-from keeperd.inference import Predictor
+from keeperd.drift import reference
+from keeperd.inference import Predictor, measure, parity, runtime, subject
 from keeperd.jobs import Job, verify
 from keeperd.versions import VersionError
 from keeperd_plugins.text_classification import TextClassification

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
-from keeperd import inventory, logs, terminal, views
+from keeperd import logs, terminal
 from keeperd.client import Client, UnreachableError
 from keeperd.clock import SystemClock
 from keeperd.commands.look import progress
@@ -24,6 +24,7 @@ from keeperd.cycle import CLOSED
 from keeperd.desk import LedgerDesk, RefusedError
 from keeperd.exits import FAILURE, OK, PERSON
 from keeperd.paths import StatePaths
+from keeperd.store import inventory, views
 
 ENDS = (*CLOSED, "PROBATION", "APPROVAL")
 """States after which a command does not wait any longer: closed, serving, or waiting for a person."""

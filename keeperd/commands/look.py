@@ -12,13 +12,14 @@ from typing import Annotated, Any
 
 import typer
 
-from keeperd import terminal, views
+from keeperd import terminal
 from keeperd.api import KeeperdError
 from keeperd.commands.setup import JsonOption, Setup, setup_of
 from keeperd.config import NAME
 from keeperd.exits import PERSON
 from keeperd.paths import StatePaths
-from keeperd.views import NotInLedgerError
+from keeperd.store import views
+from keeperd.store.views import NotInLedgerError
 
 PANEL = "Look"
 EVERY = 2.0
@@ -149,7 +150,7 @@ def why(
     if as_json:
         terminal.show_json(told)
         return
-    from keeperd import terminal_story
+    from keeperd.terminal import story as terminal_story
 
     terminal.show(terminal_story.story(told))
 

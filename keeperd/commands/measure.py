@@ -15,7 +15,7 @@ from keeperd import terminal
 from keeperd.api import BadInputError, Columns, PluginError
 from keeperd.commands.setup import JsonOption, setup_of
 from keeperd.exits import DRIFT
-from keeperd.views import NotInLedgerError
+from keeperd.store.views import NotInLedgerError
 
 PANEL = "Try"
 MOST_TEXTS = 10_000
@@ -47,7 +47,7 @@ def drift(
     if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
         problem = "is a folder; name a file" if html.is_dir() else "its folder is not there; make it first"
         raise BadInputError(f"{html}: {problem}")
-    from keeperd.compare import compare
+    from keeperd.drift.compare import compare
 
     columns = Columns(text=text_column, label=label_column, time=time_column)
     try:
@@ -63,7 +63,7 @@ def drift(
 
 
 def _show_drift(report: Mapping[str, Any]) -> None:
-    from keeperd.terminal_parts import assess
+    from keeperd.terminal.parts import assess
 
     line = Text("drift", terminal.BAD) if report["drifted"] else Text("no drift", terminal.GOOD)
     rows = report["rows"]

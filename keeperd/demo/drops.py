@@ -166,6 +166,4 @@ def _dated(docs: Sequence[Doc], first: int, days: int = 1) -> list[Row]:
     """Spread over days, counted from `MONDAY`, in this order."""
     step = timedelta(days=days) / max(len(docs), 1)
     start = MONDAY + timedelta(days=first)
-    return [
-        Row(doc.text, doc.label, doc.source, start + step * number) for number, doc in enumerate(docs)
-    ]
+    return [Row(doc.text, doc.label, doc.source, start + step * number) for number, doc in enumerate(docs)]

@@ -59,9 +59,7 @@ AREAS = {
         "urllib3 httpx httpcore starlette requests h11",
     ),
     "screen": _area("tkinter turtle.py idlelib curses turtledemo", "rich PIL typer"),
-    "testing": _area(
-        "unittest doctest.py test/support", "numpy/testing torch/testing _pytest hypothesis"
-    ),
+    "testing": _area("unittest doctest.py test/support", "numpy/testing torch/testing _pytest hypothesis"),
 }
 """Label -> where its texts come from. What a machine lacks is passed over."""
 
@@ -116,7 +114,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _texts(path: Path) -> Iterator[str]:
-    """"ZipFile.open: Return a file-like object ..." for every function and class of a file."""
+    """ "ZipFile.open: Return a file-like object ..." for every function and class of a file."""
     try:
         source = path.read_bytes()
         if len(source) > MOST_BYTES:

@@ -19,7 +19,9 @@ from keeperd.api import JSON, Component, Context
 class Load(Protocol):
     """Makes a plugin component with the options that the configuration gives it."""
 
-    def __call__(self, kind: str, name: str) -> Component[Any]: ...
+    def __call__(self, kind: str, name: str) -> Component[Any]:
+        """The component of this kind and name."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from keeperd import drift_figures, drift_window, harm, reference, rows, suspect
+from keeperd import rows
 from keeperd.api import (
     JSON,
     BadInputError,
@@ -30,8 +30,10 @@ from keeperd.api import (
     Task,
     Window,
 )
-from keeperd.drift import Harm, Report, Suspect
-from keeperd.drift_window import Predictor
+from keeperd.drift import Harm, Report, Suspect, harm, reference, suspect
+from keeperd.drift import figures as drift_figures
+from keeperd.drift import window as drift_window
+from keeperd.drift.window import Predictor
 from keeperd.jobs import Job
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-from keeperd import runtime, versions
+from keeperd import versions
 from keeperd.api import JSON, Exporter, PluginError, Task
+from keeperd.inference import runtime
 from keeperd.jobs import Job
 from keeperd.paths import write_durably
 

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pyarrow as pa
 
-from keeperd import gate, golden, plugins, rows, versions
+from keeperd import gate, plugins, rows, versions
 from keeperd.api import JSON, Prediction, Task, Window
+from keeperd.gate import golden
+from keeperd.gate.trials import Answers, Trial
 from keeperd.jobs import Job
-from keeperd.trials import Answers, Trial
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -24,10 +24,10 @@ import pyarrow as pa
 
 from keeperd import intake, memory, plugins, rows, versions
 from keeperd.api import JSON, Context, PluginError, Strategy, Task, TrainJob
-from keeperd.intake_decide import LEAK_SIMILARITY
+from keeperd.intake.decide import LEAK_SIMILARITY
+from keeperd.intake.similar import Texts
 from keeperd.jobs import Job
 from keeperd.paths import write_durably
-from keeperd.similar import Texts
 
 VALIDATION = 0.1
 """Share of the training rows that only choose and stop a training; fixed by the text's hash, so that a

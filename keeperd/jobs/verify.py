@@ -24,14 +24,15 @@ from typing import Any, cast
 
 import numpy as np
 
-from keeperd import assembly, measure, parity, reference, rows, runtime, versions
-from keeperd import subject as subjects
+from keeperd import rows, versions
 from keeperd.api import JSON, BadInputError, Prediction, Stopped, Task
-from keeperd.inference import Predictor
+from keeperd.drift import reference
+from keeperd.inference import Predictor, assembly, measure, parity, runtime
+from keeperd.inference import subject as subjects
+from keeperd.inference.measure import Measured
+from keeperd.inference.subject import MEANT_FOR, Subject
 from keeperd.jobs import Job
-from keeperd.measure import Measured
 from keeperd.paths import write_durably
-from keeperd.subject import MEANT_FOR, Subject
 
 NOT_HERE = "not verified: the device that it is meant for is not here"
 LIBRARIES = ("keeperd", "torch", "transformers", "tokenizers", "onnx", "onnxscript", "numpy")
