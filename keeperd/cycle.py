@@ -124,7 +124,7 @@ def gate(cycle: Cycle, kit: Kit) -> Outcome | None:
 
 def export(cycle: Cycle, kit: Kit) -> Outcome | None:
     """Make deployable artefacts of the candidate."""
-    done = kit.run("export", {"candidate": cycle.facts["candidate"]})
+    done = kit.run("export", kit.export_inputs(cycle.facts))
     if done is None:
         return None
     names = ", ".join(artefact["precision"] for artefact in done.result["artefacts"])

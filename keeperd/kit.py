@@ -117,11 +117,15 @@ class Kit:
         }
 
     @staticmethod
-    def verify_inputs(facts: Mapping[str, JSON]) -> dict[str, JSON]:
+    def export_inputs(facts: Mapping[str, JSON]) -> dict[str, JSON]:
+        """The candidate, by folder and by hash: what the gate judged, and nothing put in its place."""
+        return {"candidate": facts["candidate"], "manifest": facts["train"]["manifest"]}
+
+    def verify_inputs(self, facts: Mapping[str, JSON]) -> dict[str, JSON]:
         """The candidate and its artefacts."""
         return {
+            **self.export_inputs(facts),
             "version": facts["version"],
-            "candidate": facts["candidate"],
             "export": facts["exported"],
             "verdict": facts["gate"],
             "batches": facts["batches"],

@@ -25,7 +25,7 @@ class LoopOptions(Options):
         1.0, ge=0, le=10, description="replayed old rows for each new row (Rolnick et al. 2019, NeurIPS)"
     )
     distill: float = Field(
-        0.0,
+        0.3,
         ge=0,
         description="pull to the champion's logits on replayed rows (DER++; Buzzega et al. 2020, NeurIPS)",
     )

@@ -50,9 +50,6 @@ def gather(setup: Setup) -> dict[str, Any]:
 
 
 def _add_to(model: dict[str, Any], db: sqlite3.Connection, paths: StatePaths) -> None:
-    for cycle in (model["cycle"], model["last"]):
-        if cycle is not None:
-            del cycle["facts"]  # long, and `why` has them
     if model["last"] is not None:
         outcomes = {cycle["id"]: cycle["outcome"] for cycle in views.timeline(db, model["name"], 2)}
         model["last"]["outcome"] = outcomes.get(model["last"]["id"])

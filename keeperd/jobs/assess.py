@@ -208,14 +208,13 @@ def _suspect(job: Job, champion: Champion, labelled: Window, tested: Tested) -> 
     classes = champion.predictor.classes
     columns = {label: column for column, label in enumerate(classes)}
     calibration = suspect.calibrate(tested.answers.logits, [columns.get(label) for label in tested.labels])
-    return suspect.judge(
-        [str(label) for label in labelled.labels],
-        labelled.logits,
-        classes,
-        calibration,
-        job.settings.decide.suspect,
-        labelled.texts,
-    )
+    assert labelled.embeddings is not None  # noqa: S101 - _answer sets both
+    familiar = harm.familiar(labelled.embeddings, tested.answers.embeddings)
+    known = labelled.take(np.flatnonzero(familiar).tolist())
+    assert known.logits is not None  # noqa: S101
+    labels = [str(label) for label in known.labels]
+    threshold = job.settings.decide.suspect
+    return suspect.judge(labels, known.logits, classes, calibration, threshold, labelled.texts)
 
 
 def _render(job: Job, champion: Champion, window: Window) -> list[Signal]:

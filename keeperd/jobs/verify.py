@@ -220,15 +220,19 @@ def _profile(job: Job, task: Task[Any], predictor: Predictor, version: Path) -> 
     """Fit the detectors to the reference window, and say what the version was accepted on: its figure
     on the holdout, mean largest probability and shares of the answered labels on the reference."""
     window = reference.window(rows.read([version / "reference" / "rows.parquet"]))
-    answers = predictor.predict(window.texts)
-    window = replace(window, logits=answers.logits, embeddings=answers.embeddings, classes=predictor.classes)
+    holdout = rows.window(rows.labelled(rows.read([version / "holdout.parquet"])))
+    texts = {text: number for number, text in enumerate(dict.fromkeys([*window.texts, *holdout.texts]))}
+    answers = predictor.predict(list(texts))  # the two overlap
+    at = [texts[text] for text in window.texts]
+    logits = answers.logits[at]
+    window = replace(window, logits=logits, embeddings=answers.embeddings[at], classes=predictor.classes)
     names = reference.detectors(job.settings.decide)
     reference.fit_reference(names, job.load, window, version / "reference", job.context)
-    holdout = rows.window(rows.labelled(rows.read([version / "holdout.parquet"])))
     labels = [label for label in holdout.labels if label is not None]
-    scores = task.scores(predictor.classes, labels, predictor.predict(holdout.texts).logits)
+    held = answers.logits[[texts[text] for text in holdout.texts]]
+    scores = task.scores(predictor.classes, labels, held)
     return {
         "accuracy": float(np.mean(scores)) if labels else None,
         "rows": len(labels),
-        **parity.habits(answers.logits, predictor.classes),
+        **parity.habits(logits, predictor.classes),
     }

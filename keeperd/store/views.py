@@ -37,7 +37,13 @@ def status(db: sqlite3.Connection) -> dict[str, Any]:
 
 def _model_status(db: sqlite3.Connection, model: dict[str, Any]) -> dict[str, Any]:
     name = model["name"]
-    cycles = _rows(db, "SELECT * FROM cycles WHERE model=? ORDER BY id DESC LIMIT 2", name)
+    # Without their facts, which may hold sample texts.
+    cycles = _rows(
+        db,
+        "SELECT id, model, state, trigger, why, opened_at, state_since, closed_at, attempt, retry_at, answer"
+        " FROM cycles WHERE model=? ORDER BY id DESC LIMIT 2",
+        name,
+    )
     current = next((cycle for cycle in cycles if cycle["closed_at"] is None), None)
     last = next((cycle for cycle in cycles if cycle["closed_at"] is not None), None)
     batches = _rows(db, "SELECT status, COUNT(*) AS n FROM batches WHERE model=? GROUP BY status", name)
