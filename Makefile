@@ -19,10 +19,10 @@ demo: $(STAMP) ## see a whole life of a model: drift, update, proof, swap, mail,
 	@$(BIN)/keeperd demo
 
 test: $(STAMP) ## run the tests (pytest options: make test ARGS="-k gate")
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
-nightly: $(STAMP) ## run all tests, the slow ones too
-	@$(BIN)/python -m pytest $(ARGS)
+nightly: $(STAMP) ## run all tests, the slow ones too, and kill at every system call
+	@KEEPERD_CRASH_SAMPLE=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(STAMP) ## check style
 	@$(BIN)/ruff check .
@@ -41,8 +41,9 @@ layers: $(STAMP) ## check who imports whom
 docs: $(STAMP) ## write the reference pages and etc/keeperd.toml from the code
 	@$(BIN)/python docs/generate.py
 
-bench: $(STAMP) ## run the benchmarks below bench/
-	@for file in bench/[!_]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+bench: $(STAMP) ## run the benchmarks (drift needs text: make bench FILES="a.jsonl b.jsonl")
+	@for name in gate intake serving; do echo "== bench/$$name.py"; $(BIN)/python bench/$$name.py || exit 1; done
+	@test -z "$(FILES)" || { echo "== bench/drift.py"; $(BIN)/python bench/drift.py $(FILES); }
 
 wheel: $(STAMP) ## build dist/*.whl
 	@$(BIN)/python -m build --wheel --outdir dist .
