@@ -237,6 +237,7 @@ class Runs:
         for run in self.store.open_runs():
             end_leftovers(self.paths.run(run.id))
             if not self._outcome(run).get("ok"):
+                shutil.rmtree(self.paths.run(run.id) / "out", ignore_errors=True)  # half done; logs stay
                 self.store.end_run(run.id, "failed", self.clock.now(), INTERRUPTED)
 
     def clean(self, keep: timedelta) -> None:

@@ -166,6 +166,7 @@ def test_after_a_restart_an_interrupted_run_is_done_again(runs: Runs) -> None:
     other = Runs(runs.store, runs.paths, runs.settings, FakeClock())
     other.recover()
     until(lambda: _is_zombie(run.pid or 0))
+    assert not (runs.paths.run(run.id) / "out").exists()
     hook(runs, "slow", "pass")
     assert finish(other, "slow")[1] == {"heard": 1}
     again = runs.store.last_run(0, "hear.slow")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -44,7 +43,7 @@ def tell(
         show.line(Text("\nA prediction of that ONNX model, for a text that it has never seen", "bold"))
         _predict(show, folder, row)
     show.line(Text("\nNext", "bold"))
-    show.line(_next(folder, results))
+    _next(show, folder, results)
 
 
 # --- what was decided -------------------------------------------------------------------------------
@@ -78,24 +77,25 @@ def decided(story: Story) -> str:
     if state == "COMPLETED":
         first = facts.get("predecessor") is None
         return f"made version {version}" if first else f"promoted version {version}, and kept it"
-    return {
+    known = {
         "REJECTED": f"refused version {version}",
         "PROBATION": f"promoted version {version}, on probation still",
         "ROLLED_BACK": f"promoted version {version}, then rolled back to {facts.get('restored')}",
-    }.get(state, state.lower().replace("_", " "))
+    }
+    return known.get(state, str(state).lower().replace("_", " "))
 
 
 def because(story: Story) -> str:
     """The sentence of the ledger that says why."""
     facts, state = story["facts"], story["cycle"]["state"]
     if state == "COMPLETED" or (state == "PROBATION" and "gate" in facts):
-        return _proof(facts["gate"])
+        return proof(facts["gate"])
     if state == "ROLLED_BACK":
         return str(facts.get("rollback_why") or "")
     return str(story["events"][-1]["why"])
 
 
-def _proof(verdict: Mapping[str, Any]) -> str:
+def proof(verdict: Mapping[str, Any]) -> str:
     """What the gate says of new rows, without the figures behind it."""
     told = next((check["text"] for check in verdict["checks"] if check["name"] in {"new", "floor"}), "")
     return str(told or verdict["summary"]).partition(" (")[0].partition(";")[0]
@@ -108,13 +108,10 @@ def _places(folder: Folder, status: Mapping[str, Any]) -> Table:
     grid = _grid()
     waiting = status["deliveries"].get("pending", 0)
     later = "; one more waits, as equal news within ten minutes go into one" if waiting else ""
-    grid.add_row(
-        "mail", here(folder.mail / "new"), f"{terminal.count(len(folder.mails()), 'message')}{later}"
-    )
-    pages = sorted(folder.state.folder.glob("reports/*/*.html"))
-    grid.add_row(
-        "reports", here(folder.state.report(0).parent), f"a folder a cycle; {len(pages)} with an HTML page"
-    )
+    mails = terminal.count(len(folder.mails()), "message")
+    grid.add_row("mail", here(folder.mail / "new"), f"{mails}{later}")
+    pages = terminal.count(len(list(folder.state.folder.glob("reports/*/*.html"))), "HTML page")
+    grid.add_row("reports", here(folder.state.report(0).parent), f"a folder a cycle; {pages}")
     if (model := onnx_model(folder)) is not None:
         size = f"version {status['champion']}, {model.stat().st_size / 1e6:.0f} MB"
         grid.add_row("ONNX model", here(model), size)
@@ -166,17 +163,16 @@ def _predict(show: Show, folder: Folder, row: Row) -> None:
     show.line(line.append(f"; {row.source} is about {row.label}", terminal.QUIET))
 
 
-def _next(folder: Folder, results: Sequence[Result]) -> Table:
+def _next(show: Show, folder: Folder, results: Sequence[Result]) -> None:
     keeperd = called(folder)
     last = results[-1].stories[-1]["cycle"]["id"] if results[-1].stories else 1
-    grid = _grid()
     for words, what in (
         (f"timeline {MODEL}", "all cycles, each with its decisive sentence"),
         (f"why {last}", "the evidence behind the last one"),
-        ("run", "let the daemon go on; drop a file of your own"),
+        ("run", f"let the daemon go on, and drop files of your own into {here(folder.incoming)}"),
     ):
-        grid.add_row("", f"{keeperd} {words}", what)
-    return grid
+        show.line(Text(f"  {keeperd} {words}"))
+        show.line(Text(f"      {what}", terminal.QUIET))
 
 
 def called(folder: Folder) -> str:
@@ -184,7 +180,7 @@ def called(folder: Folder) -> str:
     program = Path(sys.argv[0])
     if program.name != "keeperd":
         typed = "python -m keeperd"
-    elif (found := shutil.which("keeperd")) and os.path.samefile(found, program):
+    elif (found := shutil.which("keeperd")) and Path(found).samefile(program):
         typed = "keeperd"
     else:
         typed = here(program.absolute())

@@ -34,6 +34,7 @@ class Show:
         self._console = console
         self._began = time.monotonic()
         self._told: set[int] = set()
+        self._last_why = ""
         self._seen: Seen | None = None
         self._spinner = Spinner("dots", style="cyan")
 
@@ -43,8 +44,9 @@ class Show:
         if not self._console.is_terminal:
             yield
             return
-        picture = {"get_renderable": self._moving, "refresh_per_second": REFRESH, "transient": True}
-        with Live(console=self._console, **picture):
+        with Live(
+            console=self._console, get_renderable=self._moving, refresh_per_second=REFRESH, transient=True
+        ):
             yield
 
     def line(self, *shown: RenderableType) -> None:
@@ -78,10 +80,12 @@ class Show:
     def dropped(self, drop: Drop) -> None:
         """A file went into the watched folder."""
         what = f"  + {drop.name}: {terminal.count(len(drop.rows), 'labelled text')}"
-        self.line(Text(what, "bold cyan").append(f"  {drop.note}" if drop.note else "", terminal.QUIET))
+        self.line(Text(what, "bold cyan").append(f", {drop.note}" if drop.note else "", "not bold"))
         row = drop.rows[0]
-        example = terminal.text(f'    e.g. "{row.text[:76]}..." ', terminal.QUIET)
-        self.line(example.append(terminal.plain(row.label)))
+        room = max(self._console.width - len(row.label) - 16, 20)
+        self.line(
+            terminal.text(f'    e.g. "{terminal.plain(row.text, room)}" ', terminal.QUIET).append(row.label)
+        )
 
     # --- events ---
 
@@ -95,20 +99,25 @@ class Show:
                     self._event(event, story)
 
     def _event(self, event: Mapping[str, Any], story: Story) -> None:
-        if event["kind"] == "opened" or event["from"] == "QUEUED":
-            return
         ended = event["to"] in CLOSED
-        state = (event["to"] if ended else event["from"]) or event["kind"]
+        why, self._last_why = self._news(event), str(event["why"])
+        if event["kind"] == "opened" or event["from"] == "QUEUED" or (not why and not ended):
+            return
+        state = str((event["to"] if ended else event["from"]) or event["kind"])
         style = terminal.STYLES.get(state, "cyan") if ended else "cyan"
         line = Table.grid(padding=(0, 1))
-        line.add_column(width=2)
+        line.add_column(width=1)
         line.add_column(no_wrap=True, width=11)
         line.add_column(overflow="fold")
-        line.add_row("", Text(state, style), terminal.text(event["why"], "" if ended else terminal.QUIET))
+        line.add_row("", Text(state, style), terminal.text(why, "" if ended else terminal.QUIET))
         if event["from"] == "ASSESS":
             for words in _explained(story["facts"].get("assess") or {}):
                 line.add_row("", "", words)
         self.line(line)
+
+    def _news(self, event: Mapping[str, Any]) -> str:
+        """Why something was done, without what was said just before."""
+        return str(event["why"]).replace(self._last_why, "").strip(" :") if self._last_why else event["why"]
 
     # --- the moving part ---
 

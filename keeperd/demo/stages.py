@@ -1,4 +1,4 @@
-"""The five stages: what is dropped, and what is said about it beforehand. What comes of it, keeperd decides."""
+"""The five stages: what is dropped, and what is said beforehand. What comes of it, keeperd decides."""
 
 from __future__ import annotations
 

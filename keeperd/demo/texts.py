@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 import sysconfig
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SHORTEST, LONGEST = 50, 400
+SHORTEST, LONGEST = 40, 200
 """Characters of what is said, the name before it aside."""
 MOST_BYTES = 400_000
 """Larger files take long to parse, and most of them are tables."""
-MARKUP = ("----", ">>>", "====", "::")
-"""What shows that a paragraph is a table, a picture or a session rather than prose."""
+NOT_PROSE = re.compile(
+    r"--|>>>|==|::|^\s*[:@.*-]|\n\s*[:@.]|\b(Args|Arguments|Parameters|Returns|Raises)\b:?\s*\n"
+)
+"""What shows that a paragraph is a table, a list, a session or a signature."""
+MARKUP = re.compile(r":[a-z:]+:(?=`)|[`*|~\\]+|<[^<>]*>")
+"""Signs of markup, which would tell packages apart by their habits and not by what they say."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +50,14 @@ def _area(standard: str, others: str) -> Area:
 
 AREAS = {
     "files": _area(
-        "shutil.py pathlib.py pathlib os.py zipfile.py zipfile tarfile.py tempfile.py glob.py fileinput.py gzip.py"
-        " bz2.py lzma.py posixpath.py ntpath.py genericpath.py filecmp.py zipapp.py mailbox.py netrc.py"
-        " configparser.py plistlib.py csv.py shelve.py dbm pkgutil.py",
+        "shutil.py pathlib.py pathlib os.py zipfile.py zipfile tarfile.py tempfile.py glob.py fileinput.py"
+        " gzip.py bz2.py lzma.py posixpath.py ntpath.py genericpath.py filecmp.py zipapp.py mailbox.py"
+        " netrc.py configparser.py plistlib.py csv.py shelve.py dbm pkgutil.py",
         "pyarrow fsspec filelock safetensors",
     ),
     "maths": _area(
-        "statistics.py fractions.py decimal.py _pydecimal.py random.py numbers.py heapq.py bisect.py colorsys.py",
+        "statistics.py fractions.py decimal.py _pydecimal.py random.py numbers.py heapq.py bisect.py"
+        " colorsys.py",
         "scipy sympy mpmath networkx",
     ),
     "network": _area(
@@ -65,8 +72,10 @@ AREAS = {
 
 PLOTS = tuple(
     f"matplotlib/{name}"
-    for name in ("axes", "axis.py", "patches.py", "lines.py", "collections.py", "ticker.py", "figure.py", "contour.py",
-                 "colorbar.py", "projections", "legend.py", "artist.py", "quiver.py", "text.py", "spines.py")
+    for name in (
+        "axes", "axis.py", "patches.py", "lines.py", "collections.py", "ticker.py", "figure.py", "contour.py",
+        "colorbar.py", "projections", "legend.py", "artist.py", "quiver.py", "text.py", "spines.py",
+    )
 )  # fmt: skip
 """Parts of a package of its own kind: it draws on the screen, and what it draws is mathematics."""
 
@@ -131,10 +140,15 @@ def _documented(node: ast.Module | ast.ClassDef, inside: str) -> Iterator[str]:
     for child in node.body:
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             name = f"{inside}{child.name}"
-            paragraphs = (ast.get_docstring(child) or "").split("\n\n")[:2]
-            prose = [one for one in paragraphs if not any(sign in one for sign in MARKUP)]
-            said = " ".join(" ".join(prose).split())[:LONGEST]
+            said = _prose(ast.get_docstring(child) or "")
             if len(said) >= SHORTEST:
                 yield f"{name}: {said}"
         if isinstance(child, ast.ClassDef):
             yield from _documented(child, f"{name}.")
+
+
+def _prose(docstring: str) -> str:
+    """The first two paragraphs in plain words, cut after the last word that fits."""
+    paragraphs = [one for one in docstring.split("\n\n")[:2] if not NOT_PROSE.search(one)]
+    words = MARKUP.sub("", " ".join(paragraphs)).split()
+    return textwrap.shorten(" ".join(words), LONGEST, placeholder="")
