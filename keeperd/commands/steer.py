@@ -146,6 +146,6 @@ def reload(context: typer.Context) -> None:
 
 def demo() -> None:
     """Show the whole of it in a few minutes, on made-up data in a folder of its own."""
-    from keeperd import demo as show
+    from keeperd.demo import main as show
 
-    show.main()
+    show()
