@@ -33,8 +33,8 @@ def detectors(decide: Decide) -> list[str]:
 
 def window(table: pa.Table) -> Window:
     """The rows of a reference table that no training has seen (held out, or never labelled), where
-    there are at least `LEAST_UNTRAINED`; else all of them. A model is surer of rows that it was
-    trained on, and places them apart: next to them every new window would seem to have drifted."""
+    there are at least `LEAST_UNTRAINED`; else all of them. A model tends to be surer of rows that it
+    was trained on; next to them a new window that is like them could seem to have drifted."""
     import pyarrow.compute as pc
 
     untrained = table.filter(
