@@ -143,6 +143,7 @@ class Kit:
             last_update=updates[-1] if updates else None,
             updates_in_week=len(updates),
             trigger=self._cycle.trigger,
+            labelled_before=sum(one.labelled for one in self.store.batches(self._cycle.model, "judged")),
         )
 
     # --- batches ---

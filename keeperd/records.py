@@ -64,7 +64,7 @@ class Records:
         def write(store: Store) -> None:
             store.set_model(self._model, states=report["states"])
             harm = report["harm"]
-            if self._champion is not None and harm.get("accuracy") is not None:
+            if self._champion is not None and harm["how"] == "labels" and harm["accuracy"] is not None:
                 store.measure(
                     self._model, self._champion, self._now, "labels", harm["rows"], accuracy=harm["accuracy"]
                 )
