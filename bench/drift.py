@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from keeperd.api import Context, Signal, Statistics, Window
-from keeperd_plugins.ngram_detector import NgramDetector
+from keeperd_plugins.two_sample_detector import TwoSampleDetector
 
 LEVELS = (0.05, 0.01)
 MIXES = (0.1, 0.2, 0.5)
@@ -48,7 +48,7 @@ class Checks:
     """Runs checks and counts their CPU time."""
 
     def __init__(self, workdir: Path) -> None:
-        self.detector = NgramDetector()
+        self.detector = TwoSampleDetector()
         self.context = Context(workdir)
         self.seconds: list[float] = []
 

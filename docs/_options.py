@@ -28,7 +28,7 @@ SAMPLES: dict[str, Any] = {
 }
 """What stands in the file for an option that has no default."""
 
-PLUGIN_OPTIONS = {"model.options": "ngram", "notify.options": ""}
+PLUGIN_OPTIONS = {"model.options": "two-sample", "notify.options": ""}
 """Tables that a plugin defines; in the file they are empty."""
 
 
@@ -209,7 +209,7 @@ def toml() -> str:
             lines += ["# Options of the plugin (docs/plugin-options.md)", f"#[{path}.options]", ""]
         if path == "model.example":
             lines += ["# Options of plugins, a table each (docs/plugin-options.md)"]
-            lines += [f"#[{path}.options.ngram]", ""]
+            lines += [f"#[{path}.options.two-sample]", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

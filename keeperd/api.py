@@ -113,6 +113,8 @@ class Window:
         logits: float32 (n, classes) of the champion, or None where nothing predicted.
         embeddings: float32 (n, d) of the champion's encoder, or None where nothing embedded.
         classes: names of the columns of `logits`.
+        fresh: n flags, False for rows that a detector with a state was shown at an earlier call, and
+            must not count again.
     """
 
     texts: Sequence[str]
@@ -123,6 +125,7 @@ class Window:
     logits: np.ndarray | None = None
     embeddings: np.ndarray | None = None
     classes: tuple[str, ...] = ()
+    fresh: Sequence[bool] = ()
 
     def __post_init__(self) -> None:
         n = len(self.texts)
@@ -131,9 +134,11 @@ class Window:
                 object.__setattr__(self, name, (None,) * n)
         if not self.ids:
             object.__setattr__(self, "ids", tuple(str(i) for i in range(n)))
+        if not self.fresh:
+            object.__setattr__(self, "fresh", (True,) * n)
         columns = {
             name: len(column)
-            for name in ("labels", "times", "sources", "ids", "logits", "embeddings")
+            for name in ("labels", "times", "sources", "ids", "logits", "embeddings", "fresh")
             if (column := getattr(self, name)) is not None
         }
         uneven = {name: length for name, length in columns.items() if length != n}
@@ -154,6 +159,7 @@ class Window:
             logits=None if self.logits is None else self.logits[list(rows)],
             embeddings=None if self.embeddings is None else self.embeddings[list(rows)],
             classes=self.classes,
+            fresh=[self.fresh[i] for i in rows],
         )
 
     def labelled(self) -> Window:
@@ -279,6 +285,26 @@ class Term:
 
 
 @dataclass(frozen=True)
+class Slice:
+    """A part of the rows that became more or less frequent.
+
+    Attributes:
+        name: what its rows have in common, such as a predicted class or typical words.
+        kind: "predicted class" or "cluster".
+        z: standard errors by which its share has moved; positive: more frequent now.
+        current, reference: its share of the rows in both windows, 0..1.
+        examples: ids of typical rows of it in the current window.
+    """
+
+    name: str
+    kind: str
+    z: float
+    current: float
+    reference: float
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Signal:
     """One detector's result on one window.
 
@@ -291,6 +317,7 @@ class Signal:
         effect_unit: such as "AUC" or "total variation".
         baseline: the same effect between parts of the reference itself, or None.
         words: what changed most, strongest first.
+        slices: which parts of the rows changed most, strongest first.
         warning: True for a sentinel, which is told but does not count as drift.
         facts: anything else, as JSON.
     """
@@ -305,6 +332,7 @@ class Signal:
     words: tuple[Term, ...] = ()
     warning: bool = False
     facts: Mapping[str, JSON] = field(default_factory=dict)
+    slices: tuple[Slice, ...] = ()
 
 
 class Detector(Component[OptionsT]):

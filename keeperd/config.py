@@ -134,7 +134,7 @@ class Intake(Table):
 class Decide(Table):
     """When drift leads to an update: drift x harm x amount x cooldown x budget."""
 
-    detectors: list[str] = Field(["ngram"], description="detector plugins")
+    detectors: list[str] = Field(["two-sample"], description="detector plugins")
     report: str | None = Field(
         "evidently", description="detector plugin that renders a full HTML report when there is drift"
     )

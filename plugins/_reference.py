@@ -72,7 +72,7 @@ class Reference:
             return None
         if before.shape[1] != now.shape[1]:
             raise PluginError(
-                f"ngram: the reference has embeddings of {before.shape[1]} numbers, the window of"
+                f"two-sample: the reference has embeddings of {before.shape[1]} numbers, the window of"
                 f" {now.shape[1]}: another encoder; fit the detector again"
             )
         return np.vstack([before, now]).astype(np.float32)
@@ -159,7 +159,7 @@ def load(statistics: Statistics) -> Reference:
     """
     values, arrays = statistics.values, dict(statistics.arrays)
     if values.get("features") != _ngrams.SPECIFICATION:
-        raise PluginError("ngram: the reference was fitted with other features; fit the detector again")
+        raise PluginError("two-sample: the reference was fitted with other features; fit the detector again")
     parts = arrays.pop("counts"), arrays.pop("columns").astype(np.int32), arrays.pop("starts")
     counts = sparse.csr_matrix(parts, shape=(len(parts[2]) - 1, 2 * _ngrams.COLUMNS))
     return Reference(counts, arrays, values)

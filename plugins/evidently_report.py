@@ -1,5 +1,5 @@
 """Detector "evidently": renders Evidently's HTML report of a window beside the reference. It decides
-nothing: its text test is blind to small drift and to scripts without spaces; `ngram` decides.
+nothing: its text test is blind to small drift and to scripts without spaces; `two-sample` decides.
 """
 
 from __future__ import annotations

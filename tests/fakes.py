@@ -193,5 +193,5 @@ def report(
         ),
         harm=drift.Harm(**(harm if drifted else {**harm, "accuracy": 0.9, "estimate": 0.0, "low": -0.05})),
         suspect=drift.Suspect(suspect, 0.6, 0.2, "60 % of the labels disagree" if suspect else ""),
-        states={"ngram": {"n": 1}},
+        states={"two-sample": {"n": 1}},
     ).to_json()

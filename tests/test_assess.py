@@ -44,7 +44,7 @@ def said(
 def load(kind: str, name: str) -> Component[Any]:
     if (kind, name) == ("task", "words"):
         return WordTask()
-    options = {"permutations": 499} if name == "ngram" else {}
+    options = {"permutations": 499} if name == "two-sample" else {}
     return plugins.load(kind, name, options)
 
 
@@ -65,7 +65,7 @@ def job(tmp_path: Path) -> Job:
     versions.seal(folder, "mail", 1)
     with Predictor(folder) as predictor:
         window = reference.window(rows.read([folder / "reference" / "rows.parquet"]))
-        reference.fit_reference(["ngram"], load, answered(window, predictor), folder / "reference", context)
+        reference.fit_reference(["two-sample"], load, answered(window, predictor), folder / "reference", context)
     made = Job(
         kind="assess",
         model="mail",
@@ -103,7 +103,7 @@ def test_a_window_like_the_reference_has_not_drifted(job: Job) -> None:
     assert report.harm.how == "estimate" and not report.harm.abstained
     assert report.harm.accuracy == pytest.approx(0.87, abs=0.15)
     assert report.suspect == drift.Suspect()
-    assert report.states == {"ngram": None} and report.examples == ()
+    assert report.states == {"two-sample": None} and report.examples == ()
     assert (job.out / "report" / "drift-accuracy.png").read_bytes().startswith(PNG)
     assert not (job.out / "report" / "drift-words.png").exists()
 
@@ -187,7 +187,7 @@ def test_answers_that_are_no_numbers_count_as_wrong(job: Job) -> None:
 
 
 def test_a_detector_configured_later_is_fitted_then(job: Job) -> None:
-    folder = job.paths.version(1) / "reference" / "ngram"
+    folder = job.paths.version(1) / "reference" / "two-sample"
     saved = run(job)
     for path in folder.iterdir():
         path.unlink()

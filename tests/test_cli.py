@@ -116,7 +116,7 @@ def test_config_show_is_the_configuration_in_force(tmp_path: Path) -> None:
     path = made_state.write_config(
         tmp_path,
         extra="[daemon]\nrescan = '90s'",
-        model='options.ngram = {words = ["a\\"b", "\\u007f\\u00e9"], "x.y" = true}',
+        model='options.two-sample = {words = ["a\\"b", "\\u007f\\u00e9"], "x.y" = true}',
     )
     shown = keeperd(path, "config", "show")
     again = config.Settings.model_validate(tomllib.loads(shown.stdout))

@@ -159,7 +159,7 @@ def test_estimates_are_never_told_as_no_harm() -> None:
 
 
 def test_reports_survive_json() -> None:
-    given = moved(HURTS, suspect=WRONG, states={"ngram": None}, examples=({"text": "a"},))
+    given = moved(HURTS, suspect=WRONG, states={"two-sample": None}, examples=({"text": "a"},))
     assert Report.from_json(given.to_json()) == given
     newer = {**given.to_json(), "invented_later": 1}
     assert Report.from_json(newer) == given

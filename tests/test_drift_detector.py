@@ -1,4 +1,4 @@
-"""Detector "ngram": what it finds, what it must not find, and what it must survive."""
+"""Detector "two-sample": what it finds, what it must not find, and what it must survive."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 
 from keeperd.api import Context, PluginError, Signal, Statistics, Window
 from keeperd.drift import reference
-from keeperd_plugins.ngram_detector import NgramDetector, NgramOptions
+from keeperd_plugins.two_sample_detector import TwoSampleDetector, TwoSampleOptions
 from tests.conftest import TOPICS, labelled_texts
 
 KNOWN = ("food", "sport", "travel")
 
 
-def detector(**options: Any) -> NgramDetector:
-    return NgramDetector(NgramOptions(permutations=499, **options))
+def detector(**options: Any) -> TwoSampleDetector:
+    return TwoSampleDetector(TwoSampleOptions(permutations=499, **options))
 
 
 @pytest.fixture
@@ -135,10 +135,10 @@ def test_statistics_are_small_hold_no_text_and_survive_storage(context: Context,
     one = detector()
     statistics = one.fit(Window(long, embeddings=vectors), context)
     assert sum(array.nbytes for array in statistics.arrays.values()) <= 8 * 2**20
-    reference.save_statistics(tmp_path / "ngram", statistics)
-    stored = b"".join(path.read_bytes() for path in (tmp_path / "ngram").iterdir())
+    reference.save_statistics(tmp_path / "two-sample", statistics)
+    stored = b"".join(path.read_bytes() for path in (tmp_path / "two-sample").iterdir())
     assert b"zanzibarquux" not in stored
-    again = reference.load_statistics(tmp_path / "ngram")
+    again = reference.load_statistics(tmp_path / "two-sample")
     now = Window(long[:50], embeddings=vectors[:50])
     assert one.detect(again, now, None, context) == one.detect(statistics, now, None, context)
 

@@ -64,14 +64,14 @@ def load(kind: str, name: str) -> Component[Any]:
 
 def test_all_configured_detectors_are_fitted(tmp_path: Path) -> None:
     names = reference.detectors(config.Decide())
-    assert names == ["ngram", "evidently"]
-    assert reference.detectors(config.Decide(report=None)) == ["ngram"]
+    assert names == ["two-sample", "evidently"]
+    assert reference.detectors(config.Decide(report=None)) == ["two-sample"]
     window = Window(labelled_texts(60)[0])
     reference.fit_reference(names, load, window, tmp_path, Context(tmp_path))
     for name in names:
         assert reference.load_statistics(tmp_path / name).values
     with pytest.raises(PluginError, match="too little"):
-        reference.fit_reference(["ngram"], load, Window(["a"]), tmp_path / "other", Context(tmp_path))
+        reference.fit_reference(["two-sample"], load, Window(["a"]), tmp_path / "other", Context(tmp_path))
 
 
 def test_rows_that_were_trained_on_are_left_out_where_there_are_enough_others(tmp_path: Path) -> None:

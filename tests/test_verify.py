@@ -92,9 +92,9 @@ def test_what_the_version_was_accepted_on_is_what_it_answers(
         **parity.habits(answers.logits, predictor.classes),
     }
     # The very window that it was fitted to does not drift.
-    statistics = reference.load_statistics(version / "reference" / "ngram")
+    statistics = reference.load_statistics(version / "reference" / "two-sample")
     window = replace(window, logits=answers.logits, embeddings=answers.embeddings, classes=predictor.classes)
-    detector: Any = job.load("detector", "ngram")
+    detector: Any = job.load("detector", "two-sample")
     signals, _ = detector.detect(statistics, window, None, Context(tmp_path))
     assert not any(signal.drifted for signal in signals)
 

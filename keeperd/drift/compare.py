@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 2000
 """Rows of each file that are looked at, evenly spread."""
-DETECTORS = ("ngram",)
+DETECTORS = ("two-sample",)
 TASK = "text-classification"
 
 

@@ -1,4 +1,4 @@
-"""Detector "ngram": has the text changed, how much, and in which words? Any language, no model needed.
+"""Detector "two-sample": has the text changed, how much, and in which words? Any language, no model needed.
 
 A ridge classifier is asked to tell rows of the window from rows of the reference. Where it cannot do
 so better on rows that it was not fitted to than under random splits of both, nothing has changed
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 LEAST_ROWS = 20
 
 
-class NgramOptions(Options):
-    """Options of the n-gram detector."""
+class TwoSampleOptions(Options):
+    """Options of the two-sample detector."""
 
     alpha: float = Field(0.01, gt=0.0, lt=0.5, description="chance of a false alarm of one check")
     rows: int = Field(1000, ge=50, le=2000, description="most rows of each window that are compared")
@@ -64,12 +64,12 @@ class Verdict:
         return max(self.by_rows, self.by_days or 0.0)
 
 
-class NgramDetector(Detector[NgramOptions]):
+class TwoSampleDetector(Detector[TwoSampleOptions]):
     """Compares texts by n-grams and, where there are any, the champion's embeddings; besides the
     champion's answers, its confidence, and labels. Warns when the format of texts changes."""
 
-    name = "ngram"
-    Options = NgramOptions
+    name = "two-sample"
+    Options = TwoSampleOptions
 
     def fit(self, reference: Window, context: Context) -> Statistics:
         """See `Detector.fit`. What is kept holds no text: hashed counts, term frequencies, figures."""
@@ -77,7 +77,7 @@ class NgramDetector(Detector[NgramOptions]):
 
         if len(reference) < LEAST_ROWS:
             raise PluginError(
-                f"ngram: a reference window of {len(reference)} rows says too little; give it {LEAST_ROWS}"
+                f"two-sample: a reference window of {len(reference)} rows says too little; give it {LEAST_ROWS}"
             )
         return _reference.fit(self._sample(reference, context.seed), context.seed).statistics()
 
@@ -88,7 +88,7 @@ class NgramDetector(Detector[NgramOptions]):
         from keeperd_plugins import _reference, _sentinels
 
         if not len(window):
-            raise PluginError("ngram: the window is empty; wait for rows")
+            raise PluginError("two-sample: the window is empty; wait for rows")
         reference = _reference.load(statistics)
         sample = self._sample(window, context.seed)
         others = self._answers(reference, sample, context)
@@ -224,6 +224,6 @@ def _words(reference: _reference.Reference, sample: Window) -> tuple[Term, ...]:
 
 
 @hookimpl
-def keeperd_components() -> Iterable[type[Component[NgramOptions]]]:
+def keeperd_components() -> Iterable[type[Component[TwoSampleOptions]]]:
     """The component of this plugin."""
-    return [NgramDetector]
+    return [TwoSampleDetector]
