@@ -114,7 +114,7 @@ class Window:
         embeddings: float32 (n, d) of the champion's encoder, or None where nothing embedded.
         classes: names of the columns of `logits`.
         fresh: n flags, False for rows that a detector with a state was shown at an earlier call, and
-            must not count again.
+            must not count again; in the validation rows of a `TrainJob`, False for old rows.
     """
 
     texts: Sequence[str]

@@ -1,4 +1,5 @@
-"""From job to candidate folder for the strategies that fine-tune: head first, then the loop.
+"""From job to candidate folder for the strategies that fine-tune: head first, then the loop, then as much
+of the update as validation speaks for.
 
 First the head, then everything: an untrained head would tear at good features (LP-FT; Kumar et al.
 2022, "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR).
@@ -10,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from keeperd.api import JSON, Context, TrainJob
-from keeperd_plugins import _checkpoint
-from keeperd_plugins._loop_options import LoopOptions
-from keeperd_plugins._prepare import Prepared, calibrate, fit_head, prepare, remember, teacher
+from keeperd_plugins import _checkpoint, _figures, _prepare, _regularisers, _wise
+from keeperd_plugins._loop_options import UpdateOptions
+from keeperd_plugins._prepare import Answers, Prepared
 from keeperd_plugins._training import Loop, Progress
 
 Finish = Callable[[], Any]
@@ -26,10 +28,10 @@ def fine_tune(
     job: TrainJob,
     out: Path,
     context: Context,
-    options: LoopOptions,
+    options: UpdateOptions,
     set_up: Callable[[Prepared], Finish],
 ) -> dict[str, JSON]:
-    """Train and save a candidate.
+    """Train a candidate from the champion and save it.
 
     Args:
         job: rows, classes and champion.
@@ -41,7 +43,62 @@ def fine_tune(
     Returns:
         figures of the training.
     """
-    prepared = prepare(job, context)
+    meter = _figures.Meter(context.device)
+    prepared = _prepare.prepare(job, context)
+    champion = _wise.snapshot(prepared) if options.wise and prepared.known else None
+    loop, progress, before, finish = _trained(job, prepared, context, options, set_up)
+    prepared.classifier.model = finish()
+    figures = _figures_of(prepared, progress, loop)
+    if champion is not None:
+        context.progress(1.0, "mixing with the champion")
+        figures["alpha"] = _wise.interpolate(prepared, champion, context)
+    return figures | conclude(prepared, before.validation, out, context) | meter.read()
+
+
+def train_joint(
+    job: TrainJob, out: Path, context: Context, options: UpdateOptions, set_up: Callable[[Prepared], Finish]
+) -> dict[str, JSON]:
+    """Train a candidate from the base model on all rows at hand and save it; as `fine_tune`."""
+    meter = _figures.Meter(context.device)
+    prepared, before = _prepare.prepare_joint(job, context)
+    loop, progress, _, finish = _trained(job, prepared, context, options, set_up)
+    prepared.classifier.model = finish()
+    figures = _figures_of(prepared, progress, loop)
+    figures["memory_rows"] = len(job.memory.labelled())
+    figures["new_rows"] = len(prepared.new) - figures["memory_rows"]
+    return figures | conclude(prepared, before, out, context) | meter.read()
+
+
+def conclude(prepared: Prepared, before: np.ndarray, out: Path, context: Context) -> dict[str, JSON]:
+    """Set the temperature, save the candidate, and compare it with the champion.
+
+    Args:
+        prepared: with the candidate's weights.
+        before: the champion's logits of the validation rows, float32 (v, known).
+        out: empty folder for the candidate.
+        context: of the run.
+
+    Returns:
+        "temperature", "validation_accuracy" where there are rows, and what `_figures.compare` says.
+    """
+    temperature, after = _prepare.calibrate(prepared, context)
+    _prepare.remember(prepared)
+    prepared.classifier.save(out)
+    figures: dict[str, JSON] = {"temperature": temperature}
+    if len(prepared.validation):
+        figures["validation_accuracy"] = float((after.argmax(1) == prepared.validation.labels).mean())
+    return figures | _figures.compare(prepared, before, after)
+
+
+def _trained(
+    job: TrainJob,
+    prepared: Prepared,
+    context: Context,
+    options: UpdateOptions,
+    set_up: Callable[[Prepared], Finish],
+) -> tuple[Loop, Progress, Answers, Finish]:
+    """The loop after its last step. Whatever depends on the champion's weights is made before they change,
+    so that going on from a checkpoint makes it the same."""
     facts = {
         "options": options.model_dump(mode="json"),
         "seed": context.seed,
@@ -51,22 +108,21 @@ def fine_tune(
     }
     work = _checkpoint.fingerprint(job, facts)
     found = _checkpoint.load(context.resume, work, context.device, context.log)
-    answers = teacher(prepared, context) if found else fit_head(prepared, context).teacher
     finish = set_up(prepared)
-    loop = Loop(prepared, answers, options, work, context)
+    regulariser = _regularisers.make(options.regulariser, prepared, context)
+    if found or not options.head_first:
+        answers = _prepare.champions_answers(prepared, context)
+    else:
+        _, answers = _prepare.fit_head(prepared, options, context)
+    loop = Loop(prepared, answers, options, regulariser, work, context)
     start, progress = 0, Progress()
     if found:
         start, progress = found[0], loop.restore(found[1], found[2])
         context.log.info("going on from the checkpoint after %d steps", start)
-    progress = loop.run(start, progress)
-    prepared.classifier.model = finish()
-    temperature = calibrate(prepared, context)
-    remember(prepared)
-    prepared.classifier.save(out)
-    return {**_figures(prepared, progress, loop), "temperature": temperature}
+    return loop, loop.run(start, progress), answers, finish
 
 
-def _figures(prepared: Prepared, progress: Progress, loop: Loop) -> dict[str, JSON]:
+def _figures_of(prepared: Prepared, progress: Progress, loop: Loop) -> dict[str, JSON]:
     kept = "the fitted head alone" if progress.best == 0 else f"epoch {progress.best}"
     figures: dict[str, JSON] = {
         "examples": len(prepared.new) + loop.replayed,
@@ -78,7 +134,6 @@ def _figures(prepared: Prepared, progress: Progress, loop: Loop) -> dict[str, JS
         "note": f"kept {kept}, the best on {len(prepared.validation)} validation rows",
     }
     if len(prepared.validation):
-        figures["validation_accuracy"] = progress.scores[progress.best][0]
         figures["validation_accuracy_each"] = [round(score[0], 4) for score in progress.scores]
     else:
         figures["note"] = "kept the last epoch: there were no validation rows"

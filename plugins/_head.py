@@ -170,10 +170,21 @@ def calibrate(layer: nn.Linear, logits: np.ndarray, labels: np.ndarray) -> float
     """
     if len(labels) < LEAST_CALIBRATION:
         return 1.0
-    outputs, wanted = torch.tensor(logits, dtype=torch.float64), torch.tensor(labels)
-    losses = [float(nn.functional.cross_entropy(outputs / value, wanted)) for value in TEMPERATURES]
-    best = TEMPERATURES[int(np.argmin(losses))]
+    best = temperature(logits, labels)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.div_(best)
     return best
+
+
+def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Which of `TEMPERATURES` gives float32 (n, k) logits the least log loss on int64 (n,) labels."""
+    outputs, wanted = torch.tensor(logits, dtype=torch.float64), torch.tensor(labels)
+    losses = [float(nn.functional.cross_entropy(outputs / value, wanted)) for value in TEMPERATURES]
+    return TEMPERATURES[int(np.argmin(losses))]
+
+
+def tempered_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """float64 (n,): each row's log loss (nats) at the best temperature."""
+    outputs = torch.tensor(logits, dtype=torch.float64) / temperature(logits, labels)
+    return np.asarray(nn.functional.cross_entropy(outputs, torch.tensor(labels), reduction="none"))

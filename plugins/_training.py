@@ -17,9 +17,11 @@ import torch
 from torch import nn
 
 from keeperd.api import JSON, Context, PluginError, Stopped
-from keeperd_plugins import _checkpoint, _head
-from keeperd_plugins._loop_options import LoopOptions
-from keeperd_plugins._prepare import Prepared, validate
+from keeperd_plugins import _checkpoint
+from keeperd_plugins._loop_options import UpdateOptions
+from keeperd_plugins._loss import Loss
+from keeperd_plugins._prepare import Answers, Prepared, prior_shift, validate
+from keeperd_plugins._regularisers import Regulariser
 from keeperd_plugins._text import pad
 
 BUCKET = 16
@@ -61,18 +63,29 @@ class Loop:
     """Fine-tunes those parameters of `prepared.classifier.model` that require a gradient."""
 
     def __init__(
-        self, prepared: Prepared, teacher: np.ndarray, options: LoopOptions, work: str, context: Context
+        self,
+        prepared: Prepared,
+        champion: Answers,
+        options: UpdateOptions,
+        regulariser: Regulariser | None,
+        work: str,
+        context: Context,
     ) -> None:
         self.prepared, self.options, self.work, self.context = prepared, options, work, context
         model = prepared.classifier.model
         self.trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.tokens = prepared.new.tokens + prepared.memory.tokens
-        self.labels = torch.tensor(np.concatenate([prepared.new.labels, prepared.memory.labels]))
-        self.teacher = torch.tensor(teacher)
         self.replayed = round(options.replay * len(prepared.new)) if len(prepared.memory) else 0
         self.per_epoch = math.ceil((len(prepared.new) + self.replayed) / options.batch_size)
         self.total = self.per_epoch * options.epochs
-        self.shift = _head.prior_shift(prepared.mix(self.replayed), prepared.seen).to(context.device)
+        self.loss = Loss(
+            options,
+            labels=torch.tensor(np.concatenate([prepared.new.labels, prepared.memory.labels])),
+            teacher=torch.tensor(champion.rows),
+            new=len(prepared.new),
+            shift=prior_shift(prepared, self.replayed, options).to(context.device),
+            regulariser=regulariser,
+        )
         self.bf16 = use_bf16(options.bf16, context.device)
         self.optimiser = torch.optim.AdamW(self._groups(model.base_model_prefix), lr=0.0)
         self.best: dict[str, torch.Tensor] = {}
@@ -153,34 +166,34 @@ class Loop:
             yield batches[number]
 
     def _step(self, step: int, rows: list[int]) -> float:
-        device = self.context.device
         torch.manual_seed(int(np.random.SeedSequence([self.context.seed, step]).generate_state(1)[0]))
         rate = self._rate(step)
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * rate
+        self.optimiser.zero_grad()
+        total = 0.0
+        size = math.ceil(len(rows) / self.options.accumulate)
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            loss = self.loss(self._logits(part), part) * (len(part) / len(rows))
+            if not torch.isfinite(loss):
+                raise PluginError(
+                    f'the loss is not finite at step {step + 1}; lower body_lr or set bf16 = "off"'
+                )
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        nn.utils.clip_grad_norm_(list(self.trained.values()), self.options.clip)
+        self.optimiser.step()
+        return total
+
+    def _logits(self, rows: list[int]) -> torch.Tensor:
+        """float32 (b, classes), with dropout."""
+        device = self.context.device
         model = self.prepared.classifier.model.train()
         tokens, mask = pad([self.tokens[row] for row in rows], self.prepared.classifier.encode.pad, device)
         with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
-            logits = model(input_ids=tokens, attention_mask=mask).logits
-        loss = self._loss(logits.float(), rows)
-        if not torch.isfinite(loss):
-            raise PluginError(f'the loss is not finite at step {step + 1}; lower body_lr or set bf16 = "off"')
-        self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(list(self.trained.values()), self.options.clip)
-        self.optimiser.step()
-        return float(loss.detach())
-
-    def _loss(self, logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
-        labels = self.labels[rows].to(logits.device)
-        loss = nn.functional.cross_entropy(logits + self.shift, labels)
-        old = [position for position, row in enumerate(rows) if row >= len(self.prepared.new)]
-        if self.options.distill and old and self.prepared.known:
-            wanted = self.teacher[[rows[position] - len(self.prepared.new) for position in old]]
-            given = logits[old, : self.prepared.known]
-            gap = nn.functional.mse_loss(given, wanted.to(logits.device))
-            loss = loss + self.options.distill * len(old) / len(rows) * gap
-        return loss
+            logits: torch.Tensor = model(input_ids=tokens, attention_mask=mask).logits
+        return logits.float()
 
     def _rate(self, step: int) -> float:
         """Share of the peak learning rate: up to 1 during the warm-up, then straight down to 0."""

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from keeperd.api import JSON, Component, Context, Strategy, TrainJob, hookimpl
-from keeperd_plugins._loop_options import LoopOptions
+from keeperd_plugins._loop_options import UpdateOptions
 
 if TYPE_CHECKING:
     from keeperd_plugins._prepare import Prepared
 
 
-class FullOptions(LoopOptions):
+class FullOptions(UpdateOptions):
     """Options of "full"."""
 
     freeze_embeddings: bool = Field(

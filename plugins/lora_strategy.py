@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from keeperd.api import JSON, Component, Context, Strategy, TrainJob, hookimpl
-from keeperd_plugins._loop_options import LoopOptions
+from keeperd_plugins._loop_options import UpdateOptions
 
 if TYPE_CHECKING:
     from keeperd_plugins._prepare import Prepared
 
 
-class LoraOptions(LoopOptions):
+class LoraOptions(UpdateOptions):
     """Options of "lora"."""
 
     body_lr: float = Field(1e-3, gt=0, lt=1, description="learning rate of the small matrices")

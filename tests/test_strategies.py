@@ -1,4 +1,4 @@
-"""The strategies "head", "full" and "lora" on tiny real models."""
+"""All strategies on tiny real models; what their options do is tested in test_strategy_options.py."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ import pytest
 
 from keeperd.api import BadInputError, Context, PluginError, Stopped, Strategy, TrainJob, Window
 from keeperd_plugins import _classifier, _head
+from keeperd_plugins.freeze_strategy import FreezeStrategy
 from keeperd_plugins.full_strategy import FullStrategy
 from keeperd_plugins.head_strategy import HeadStrategy
 from keeperd_plugins.lora_strategy import LoraStrategy
+from keeperd_plugins.recalibrate_strategy import RecalibrateStrategy
+from keeperd_plugins.retrain_strategy import RetrainStrategy
 from keeperd_plugins.text_classification import TextClassification
 from tests.conftest import labelled_texts, save_tiny
 
@@ -27,8 +30,16 @@ STRATEGIES: dict[str, Callable[[], Strategy[Any]]] = {
     "head": HeadStrategy,
     "full": lambda: FullStrategy(FullStrategy.Options(epochs=2, batch_size=8, body_lr=1e-3, bf16="on")),
     "lora": lambda: LoraStrategy(LoraStrategy.Options(epochs=2, batch_size=8, bf16="off")),
+    "freeze": lambda: FreezeStrategy(
+        FreezeStrategy.Options(epochs=2, batch_size=8, body_lr=1e-3, bf16="off", layers=1)
+    ),
+    "retrain": lambda: RetrainStrategy(
+        RetrainStrategy.Options(epochs=2, batch_size=8, body_lr=1e-3, bf16="off")
+    ),
+    "recalibrate": RecalibrateStrategy,
 }
-LOOPS = ("full", "lora")
+LEARNERS = tuple(name for name in STRATEGIES if name != "recalibrate")
+LOOPS = ("full", "lora", "freeze", "retrain")
 TASK = TextClassification()
 
 
@@ -65,6 +76,11 @@ def next_job(champion: Path, base: Path, new: tuple[str, ...] = ("music", "food"
     )
 
 
+def job_for(strategy: str, champion: Path, base: Path) -> TrainJob:
+    """With a new label, where the strategy can learn one."""
+    return next_job(champion, base, ("music", "food") if strategy in LEARNERS else ("sport", "food"))
+
+
 def surroundings(folder: Path, seed: int = 0, stop: Callable[[], bool] = lambda: False) -> Context:
     for name in ("work", "resume"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -94,7 +110,7 @@ def champion(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train("full", first_job(tiny_base), tmp_path_factory.mktemp("champion"))
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", LEARNERS)
 def test_a_first_version_learns(strategy: str, tiny_base: Path, tmp_path: Path) -> None:
     out = train(strategy, first_job(tiny_base, rows=200), tmp_path)
     assert TASK.classes(out) == TOPICS
@@ -102,7 +118,7 @@ def test_a_first_version_learns(strategy: str, tiny_base: Path, tmp_path: Path) 
     assert not [path for path in out.iterdir() if path.suffix not in {".json", ".safetensors"}]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", LEARNERS)
 def test_a_new_label_is_learnt_and_the_old_ones_are_kept(
     strategy: str, champion: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
@@ -114,7 +130,7 @@ def test_a_new_label_is_learnt_and_the_old_ones_are_kept(
     assert accuracy(out, window(60, seed=9)) > accuracy(champion, window(60, seed=9)) - 0.1
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", LEARNERS)
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "gpt2"])
 def test_a_stock_classifier_stays_of_its_class(strategy: str, kind: str, tmp_path: Path) -> None:
     base = save_tiny(tmp_path / "base", kind, ("POSITIVE", "NEGATIVE"))
@@ -142,7 +158,7 @@ def test_grown_labels_leave_the_old_rows_bit_by_bit(champion: Path) -> None:
 def test_the_same_seed_gives_the_same_bytes(
     strategy: str, champion: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
-    job = next_job(champion, tiny_base)
+    job = job_for(strategy, champion, tiny_base)
     first, second = (digest(train(strategy, job, tmp_path / name)) for name in ("a", "b"))
     assert first == second
 
@@ -221,11 +237,13 @@ def test_stop_is_obeyed_at_once(strategy: str, champion: Path, tiny_base: Path, 
     (tmp_path / "out").mkdir()
     with pytest.raises(Stopped):
         STRATEGIES[strategy]().train(
-            next_job(champion, tiny_base), tmp_path / "out", surroundings(tmp_path, stop=lambda: True)
+            job_for(strategy, champion, tiny_base),
+            tmp_path / "out",
+            surroundings(tmp_path, stop=lambda: True),
         )
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", LEARNERS)
 def test_rows_that_teach_nothing_are_refused(strategy: str, tiny_base: Path, tmp_path: Path) -> None:
     job = first_job(tiny_base)
     useless = {
@@ -240,7 +258,7 @@ def test_rows_that_teach_nothing_are_refused(strategy: str, tiny_base: Path, tmp
             train(strategy, changed, tmp_path / str(number))
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", LEARNERS)
 def test_a_model_whose_numbers_are_broken_is_refused(strategy: str, tiny_base: Path, tmp_path: Path) -> None:
     classifier = _classifier.load(tiny_base, 32)
     classifier.model.encoder.get_input_embeddings().weight.data.fill_(float("nan"))

@@ -127,6 +127,19 @@ def test_the_next_version_knows_the_champions_labels_first(job: Job) -> None:
     assert len(held) > len(read(job.paths.version(1), "holdout.parquet"))
 
 
+def test_figures_tell_old_rows_from_new_ones(job: Job) -> None:
+    training = job.settings.training.model_copy(update={"memory_share": 1.0})
+    job = replace(job, settings=job.settings.model_copy(update={"training": training}))
+    first = train.run(job)["figures"]
+    assert "old_accuracy" not in first
+    versions.publish(job.out / "candidate", job.paths.version(1))
+    second = train.run(at(job, "run2", version=2, champion=1, batches=["b2"]))["figures"]
+    memory, batch = read(job.paths.version(1), "memory.parquet"), rows.read([job.paths.batch("b2")])
+    new = rows.labelled(rows.split(batch, "train"))
+    assert second["new_rows_validated"] == len(new) - second["new_rows"] > 0
+    assert second["old_rows_validated"] == len(memory) - second["memory_rows"] > 0
+
+
 def test_the_same_inputs_give_the_same_candidate(job: Job) -> None:
     files = []
     for name in ("a", "b"):

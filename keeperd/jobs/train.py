@@ -185,6 +185,7 @@ def _train_job(job: Job, task: Task[Any], champion: Path | None, material: Mater
     known = () if champion is None else task.classes(model)
     labels = set(material.new.column("label").to_pylist())
     new, old, validation = _cut(material.new, material.old)
+    is_new = np.isin(validation.column("hash").to_numpy(), material.new.column("hash").to_numpy())
     return TrainJob(
         task=task.name,
         champion=model,
@@ -193,7 +194,7 @@ def _train_job(job: Job, task: Task[Any], champion: Path | None, material: Mater
         classes=(*known, *sorted(labels - set(known))),
         new=rows.window(new),
         memory=rows.window(old),
-        validation=rows.window(validation),
+        validation=replace(rows.window(validation), fresh=is_new.tolist()),
         max_tokens=job.settings.training.max_tokens,
     )
 
