@@ -187,25 +187,31 @@ def _harm(old: Window, new: Window, load: Load) -> Harm:
     if new.logits is None or old.logits is None or not new.classes:
         return harm.unknown("without a model that knows labels nothing can be said about accuracy")
     task = cast("Task[Any]", load("task", TASK))
-    known, asked = old.labelled(), new.labelled()
+    known = old.labelled()
     if len(known) < harm.LEAST_LABELLED:
         return harm.unknown(
             f"the reference has {len(known)} labelled rows; {harm.LEAST_LABELLED} are needed to know what"
             " accuracy to expect"
         )
-    right = _right(task, known)
-    accepted = float(right.mean())
-    if len(asked) >= harm.LEAST_LABELLED:
-        found = _right(task, asked)
-        return harm.measured(int(found.sum()), len(found), accepted, len(right))
-    return harm.estimated(_prediction(new), _prediction(known), right, accepted)
-
-
-def _right(task: Task[Any], window: Window) -> Any:
-    return (
-        task.scores(window.classes, [str(label) for label in window.labels], cast("Any", window.logits))
-        >= 0.5
+    labelled, right = _right(task, new)
+    return harm.loss(
+        harm.Asked(_prediction(new), labelled, right),
+        harm.Accepted(_prediction(known), _right(task, known)[1]),
     )
+
+
+def _right(task: Task[Any], window: Window) -> tuple[Any, Any]:
+    """bool (n,) each: which rows have a label, and which answers are that label; an answer that is not a
+    number is wrong."""
+    import numpy as np
+
+    logits = cast("Any", window.logits)
+    has = np.array([label is not None for label in window.labels], bool)
+    right, labels = np.zeros(len(has), bool), [str(label) for label in window.labels if label is not None]
+    if labels:
+        scores = np.asarray(task.scores(window.classes, labels, np.nan_to_num(logits[has])))
+        right[has] = (scores >= 0.5) & np.isfinite(logits[has]).all(axis=1)
+    return has, right
 
 
 def _prediction(window: Window) -> Prediction:

@@ -1,31 +1,30 @@
 """Does it hurt? The champion's accuracy on a window against the one it was accepted with.
 
-With labels it is measured. Without, it can only be guessed: under real drift in time such guesses
-were 4 to 15 points too good, so they come with a wide range and are given up readily. They never say
-that there is no harm.
+With labels it is measured, in each window and over time (`bets`). Without, it can only be guessed: under
+real drift in time such guesses were 4 to 15 points too good, so they come with a wide range and are given
+up readily. They never say that there is no harm.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
-from keeperd.drift import Harm
+from keeperd.api import JSON, Prediction
+from keeperd.drift import Harm, bets, powered
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from keeperd.api import Prediction
-
     Bools = NDArray[np.bool_]
+    Numbers = NDArray[np.int64]
     Floats = NDArray[np.float32]
     Doubles = NDArray[np.float64]
 
-CONFIDENCE = 0.9
-"""Level of the two-sided intervals."""
-LEAST_LABELLED = 20
+LEAST_LABELLED = 10
 """Fewer labelled rows measure nothing."""
 LEAST_WINDOW, LEAST_HOLDOUT = 100, 300
 """Fewer rows than these, and nothing is estimated without labels."""
@@ -35,57 +34,143 @@ OPTIMISM = 0.15
 NEIGHBOUR = 5
 EDGE = 0.05
 """Share of held-out rows that are further from the others than what counts as familiar."""
+UNLABELLED = 20
+"""Rows without a label to each labelled one, from which confidence makes bets less noisy."""
 
 
-def wilson(right: float, rows: float) -> tuple[float, float]:
-    """Interval of a share, right out of rows (Wilson 1927)."""
-    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    middle = (right + z * z / 2) / (rows + z * z)
-    half = z / (rows + z * z) * math.sqrt(right * (rows - right) / rows + z * z / 4)
-    return middle - half, middle + half
+@dataclass(frozen=True)
+class Accepted:
+    """What the champion was accepted with.
+
+    Attributes:
+        answers: its answers to the holdout, by the artefact that answered the window.
+        right: (holdout rows,) whether they are right.
+        accuracy: the accuracy it was accepted with, 0..1; None: that on the holdout.
+        rows: rows that `accuracy` was counted on; 0: it counts as exact.
+    """
+
+    answers: Prediction
+    right: Bools
+    accuracy: float | None = None
+    rows: int = 0
 
 
-def difference(before: float, before_rows: int, now: float, now_rows: int) -> tuple[float, float]:
-    """Interval of before - now, two shares of independent rows (Newcombe 1998, method 10). Without
-    `before_rows` the first share counts as exact."""
-    low_now, high_now = wilson(now * now_rows, now_rows)
-    low, high = wilson(before * before_rows, before_rows) if before_rows else (before, before)
-    step = before - now
-    return (
-        step - math.hypot(before - low, high_now - now),
-        step + math.hypot(high - before, now - low_now),
-    )
+@dataclass(frozen=True)
+class Asked:
+    """A window with the champion's answers.
+
+    Attributes:
+        answers: of all n rows.
+        labelled: (n,) which rows have a label; they count as a random sample of the window.
+        right: (n,) whether the answer is that label, one that the champion does not know being wrong;
+            of no meaning without a label.
+        sampled: (n,) False for rows that are here only for their label; None: there are none.
+        fresh: (n,) False for labelled rows that an earlier call has counted; None: all are fresh.
+        batch: (n,) number of the batch that each row came in, rising with time; None: they are one.
+    """
+
+    answers: Prediction
+    labelled: Bools
+    right: Bools
+    sampled: Bools | None = None
+    fresh: Bools | None = None
+    batch: Numbers | None = None
 
 
-def p_worse(before: float, before_rows: int, now: float, now_rows: int) -> float:
-    """One-sided p-value of "accuracy has not fallen", by the normal approximation."""
-    share = (before * before_rows + now * now_rows + 1) / (before_rows + now_rows + 2)
-    variance = share * (1 - share) * (1 / now_rows + (1 / before_rows if before_rows else 0.0))
-    return 1 - NormalDist().cdf((before - now) / math.sqrt(variance))
+def judge(
+    asked: Asked, accepted: Accepted, state: JSON = None, *, at: str = "", alpha: float = bets.ALPHA
+) -> tuple[Harm, JSON, bets.LabelWatch]:
+    """Does drift hurt, in this window and over time?
+
+    Args:
+        state: of the bets, as the last call for this champion returned it; None at the first.
+        at: the time of this window, in words that `LabelWatch.since` may repeat.
+        alpha: chance of a false alarm over time.
+
+    Returns:
+        the window's harm, the new state of the bets, and what all labels so far say together.
+    """
+    accuracy, rows = _accepted(accepted)
+    if accuracy is None:
+        return loss(asked, accepted), state, bets.LabelWatch()
+    borne = bets.limit(accuracy, rows)
+    after, watch = bets.count(state, blocks(asked, accepted), borne, alpha=alpha, at=at)
+    return loss(asked, accepted), after, watch
+
+
+def loss(asked: Asked, accepted: Accepted) -> Harm:
+    """Harm of one window: measured where `LEAST_LABELLED` rows have labels, else guessed at best."""
+    accuracy, rows = _accepted(accepted)
+    if accuracy is None:
+        return unknown("what accuracy the champion was accepted with is not known")
+    sampled = slice(None) if asked.sampled is None else asked.sampled
+    window = Prediction(asked.answers.logits[sampled], asked.answers.embeddings[sampled])
+    labelled = int(asked.labelled.sum())
+    if labelled < LEAST_LABELLED:
+        return estimated(window, accepted.answers, accepted.right, accuracy)
+    sure = confidence(asked.answers, accepted)
+    right = asked.right[asked.labelled]
+    now = powered.accuracy(right, sure[asked.labelled], sure[sampled])
+    return _of_labels(now, labelled, powered.counted(accuracy, rows))
+
+
+def _accepted(accepted: Accepted) -> tuple[float | None, int]:
+    if accepted.accuracy is not None:
+        return accepted.accuracy, accepted.rows
+    return (float(accepted.right.mean()), len(accepted.right)) if len(accepted.right) else (None, 0)
+
+
+def confidence(answers: Prediction, accepted: Accepted) -> Doubles:
+    """Chance, 0..1, that each answer is right, as far as the holdout tells."""
+    calibration = powered.calibrate(accepted.answers.logits, accepted.right)
+    return powered.confidence(answers.logits, calibration)
 
 
 def measured(right: int, rows: int, accepted: float, accepted_rows: int) -> Harm:
-    """Harm from labels.
+    """Harm from labels alone: so many right of so many rows, accepted with an accuracy on so many."""
+    now = powered.counted(right / rows, rows)
+    return _of_labels(now, rows, powered.counted(accepted, accepted_rows))
 
-    Args:
-        right: labelled rows that the champion has right, of `rows`; a label that it does not know
-            is an error.
-        accepted, accepted_rows: accuracy that it was accepted with, and on how many rows.
-    """
-    accuracy = right / rows
-    low, high = difference(accepted, accepted_rows, accuracy, rows)
+
+def _of_labels(now: powered.Accuracy, rows: int, before: powered.Accuracy) -> Harm:
+    low, high = powered.difference(before, now)
     return Harm(
         how="labels",
         rows=rows,
-        accepted=accepted,
-        accuracy=accuracy,
-        estimate=accepted - accuracy,
+        accepted=before.share,
+        accuracy=now.share,
+        estimate=before.share - now.share,
         low=low,
         high=high,
-        p_value=p_worse(accepted, accepted_rows, accuracy, rows),
+        p_value=powered.p_worse(before, now),
         abstained=False,
         why=f"measured on {rows} labelled rows; they stand for the window only if they were not picked",
     )
+
+
+def blocks(asked: Asked, accepted: Accepted) -> list[bets.Block]:
+    """Fresh labelled rows as the bets count them, a block for each batch.
+
+    Where a batch has rows in plenty without labels, a row's loss is corrected by how much surer or less
+    sure of it the champion is than of those on average: the expectation stays, the noise shrinks
+    (prediction-powered, as in `powered`), and so does the harm done by picking hard rows to label.
+    """
+    import numpy as np
+
+    doubt = 1 - confidence(asked.answers, accepted)
+    fresh = asked.labelled if asked.fresh is None else asked.labelled & asked.fresh
+    batch = np.zeros(len(fresh), np.int64) if asked.batch is None else asked.batch
+    found = []
+    for number in np.unique(batch[fresh]):
+        here = batch == number
+        rows, others = here & fresh, here & ~asked.labelled
+        wrong, least = (~asked.right[rows]).astype(float), 0.0
+        losses = wrong
+        if others.sum() >= UNLABELLED * rows.sum():
+            usual = float(doubt[others].mean())
+            losses, least = wrong - (doubt[rows] - usual), usual - float(doubt[here].max())
+        found.append(bets.Block(losses.tolist(), least, int(wrong.sum())))
+    return found
 
 
 def unknown(why: str, *, rows: int = 0, accepted: float | None = None) -> Harm:
@@ -124,7 +209,7 @@ def estimated(window: Prediction, holdout: Prediction, right: Bools, accepted: f
     tested = float(np.mean(right))
     sure = negative_entropy(holdout.logits)
     accuracy = _as_sure(negative_entropy(window.logits), sure, tested)
-    spread = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * math.sqrt(
+    spread = NormalDist().inv_cdf((1 + powered.LEVEL) / 2) * math.sqrt(
         max(accuracy * (1 - accuracy), 0.01) / rows + max(tested * (1 - tested), 0.01) / held
     )
     return Harm(
