@@ -96,7 +96,7 @@ class Daemon(Table):
         0, ge=0, le=256, description="CPU threads of a worker; 0: all cores that the daemon may use"
     )
     nice: int = Field(10, ge=0, le=19, description="niceness of workers")
-    memory: Size = Field(0, description="address space limit of a worker; 0: none")
+    memory: Size = Field(0, description="memory limit of a worker (its data, files it maps aside); 0: none")
     retries: int = Field(3, ge=1, le=20, description="attempts at a step before the cycle is given up")
     backoff: Duration = Field(
         timedelta(seconds=30), description="wait after a failed attempt; doubles each time, at most an hour"

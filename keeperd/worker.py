@@ -60,11 +60,12 @@ def die_with_parent(parent: int) -> None:
 
 def limit_self(memory: int, nice: int) -> None:
     """Give way to others, be the first to go when memory runs out, and keep to the configured
-    limit (bytes, 0: none)."""
+    limit (bytes, 0: none). It is one on data: CUDA reserves address space many times over, and does not
+    start under a limit on that."""
     os.nice(nice)
     Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
     if memory:
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
 
 
 def _progress_writer(folder: Path) -> Callable[[float, str], None]:

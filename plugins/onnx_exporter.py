@@ -96,10 +96,12 @@ def _cuda_here() -> bool:
     import onnxruntime
 
     try:
-        ctypes.CDLL("libcuda.so.1")
+        driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return False
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    count = ctypes.c_int(0)
+    found = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    return found and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 # --- fp32 -----------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from keeperd.api import Context, OnnxSpec, PluginError, Stopped
-from keeperd.inference import Predictor, runtime
+from keeperd.inference import Predictor, gpu, runtime
 from keeperd.jobs import export
 from keeperd.versions import VersionError, sha256_file
 from keeperd_plugins import onnx_exporter
@@ -26,7 +26,7 @@ from keeperd_plugins.text_classification import TextClassification
 from tests import candidates
 from tests.conftest import labelled_texts, save_tiny
 
-no_gpu = pytest.mark.skipif(runtime.gpu_here(), reason="for machines without a GPU")
+no_gpu = pytest.mark.skipif(gpu.here(), reason="for machines without a GPU")
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,12 +19,12 @@ from hypothesis import strategies as st
 
 from keeperd import versions
 from keeperd.api import BadInputError, Context
-from keeperd.inference import Predictor, TextEncoder, batches, runtime
+from keeperd.inference import Predictor, TextEncoder, batches, gpu, runtime
 from keeperd.versions import VersionError
 from keeperd_plugins.text_classification import TextClassification
 from tests import candidates
 
-no_gpu = pytest.mark.skipif(runtime.gpu_here(), reason="for machines without a GPU")
+no_gpu = pytest.mark.skipif(gpu.here(), reason="for machines without a GPU")
 
 
 @pytest.fixture(scope="session")
@@ -40,10 +41,10 @@ def version(state: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def seal(folder: Path, chosen: str) -> None:
+def seal(folder: Path, chosen: str, provider: str = "cpu") -> None:
     parity = {
         "chosen": chosen,
-        "provider": "cpu",
+        "provider": provider,
         "classes": candidates.CLASSES,
         "max_tokens": 48,
         "batch": 8,
@@ -287,6 +288,47 @@ def test_a_missing_gpu_is_passed_over_in_silence(version: Path) -> None:
 def test_only_a_gpu_wanted_and_none_here(version: Path) -> None:
     with pytest.raises(BadInputError, match="none of cuda is here"):
         Predictor(version, ["cuda"])
+
+
+@no_gpu
+def test_why_a_gpu_does_not_work_is_told(version: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As on a machine with a driver, but without the libraries of CUDA."""
+    path = version / "onnx" / "model.onnx"
+    session = runtime._first_that_works(path, str(path), ["cuda", "cpu"], 1)
+    assert runtime.provider_of(session) == "cpu"
+    assert runtime.placement(session) == {}
+    (told,) = caplog.messages
+    assert re.match(r"model\.onnx: cuda does not work here \(lib\S+: cannot open", told)
+    with pytest.raises(runtime.NoProviderError, match=r"cuda does not work here \(lib\S+: cannot open"):
+        runtime._first_that_works(path, str(path), ["cuda"], 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "[ONNXRuntimeError] : 1 : FAIL : Exception: /src/cuda_call.cc:154 CudaCall(ERRTYPE, const char*)"
+            " CUDA failure 2: out of memory ; GPU=0 ; hostname=x",
+            "CUDA failure 2: out of memory",
+        ),
+        ("protobuf parsing failed\nin detail", "protobuf parsing failed"),
+        ("", "RuntimeError"),
+    ],
+)
+def test_errors_of_the_runtime_become_one_line(text: str, told: str) -> None:
+    assert runtime._reason(RuntimeError(text)) == told
+
+
+def test_another_device_than_that_of_the_verification_is_told(
+    version: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Predictor(version):
+        assert caplog.messages == []
+    seal(version, "model.onnx", "tensorrt")
+    with Predictor(version) as predictor:
+        assert (predictor.provider, predictor.verified_on) == ("cpu", "tensorrt")
+    (told,) = caplog.messages
+    assert "runs on cpu but was accepted on tensorrt" in told
 
 
 def test_serving_needs_neither_torch_nor_transformers(version: Path) -> None:

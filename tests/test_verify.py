@@ -15,13 +15,13 @@ import pytest
 from keeperd import config, rows, versions
 from keeperd.api import JSON, BadInputError, Context, Prediction, Stopped, Window
 from keeperd.drift import reference
-from keeperd.inference import Predictor, measure, parity, runtime, subject
+from keeperd.inference import Predictor, gpu, measure, parity, subject
 from keeperd.jobs import Job, verify
 from keeperd.versions import VersionError
 from keeperd_plugins.text_classification import TextClassification
 from tests import candidates
 
-no_gpu = pytest.mark.skipif(runtime.gpu_here(), reason="for machines without a GPU")
+no_gpu = pytest.mark.skipif(gpu.here(), reason="for machines without a GPU")
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ before it is used.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,8 @@ CHUNK = 4096
 
 BATCH_TOKENS = 4096
 """Most tokens, padding included, in one batch. Larger ones gain nothing and their memory adds up."""
+
+log = logging.getLogger(__name__)
 
 OUTPUTS = ("logits", "embedding")
 
@@ -115,8 +118,8 @@ class Predictor:
     Attributes:
         classes: names of the columns of the logits.
         provider: where it runs: "tensorrt", "cuda" or "cpu".
-        verified_on: where it ran when it was accepted, or None; another `provider` than that is a
-            downgrade and worth a word to the operator.
+        verified_on: where it ran when it was accepted, or None; another `provider` than that is logged
+            as a warning: it may be slow.
         max_tokens: longer texts are cut.
         batch: most rows in a batch. The activations of int8 artefacts are scaled batch by batch, so
             another size gives slightly other logits.
@@ -150,6 +153,13 @@ class Predictor:
             hashes=hashes,
         )
         self.verified_on = parity["provider"]
+        if self.provider != self.verified_on:
+            log.warning(
+                "%s: runs on %s but was accepted on %s; see that this provider works here",
+                version,
+                self.provider,
+                self.verified_on,
+            )
 
     @classmethod
     def open(
@@ -254,6 +264,10 @@ class Predictor:
         wanted = {name: feeds[name] for name in self._inputs}
         logits, embeddings = self._session.run(OUTPUTS, wanted, self._run_options)
         return logits, embeddings
+
+    def placement(self) -> dict[str, list[str]]:
+        """On a GPU, which nodes run where: see `runtime.placement`."""
+        return runtime.placement(self._session)
 
     def close(self) -> None:
         """Drop the session and give its memory back to the system."""

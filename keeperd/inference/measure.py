@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from keeperd.api import JSON, Prediction
-from keeperd.inference import Predictor, TextEncoder
+from keeperd.inference import Predictor, TextEncoder, gpu
 
 Feeds = Mapping[str, np.ndarray]
 """One batch: int64 (b, t) for each input's name."""
@@ -43,7 +43,9 @@ class Measured:
         single: logits float32 (m, classes) of row i modulo n asked alone; m is 50 to 300.
         shapes: logits and embeddings at each shape of `shapes_of`.
         figures: p50_ms, p95_ms, p99_ms (a text alone, tokenising included), rows_per_s (in batches),
-            load_s, peak_mb (of the whole process, None where the kernel does not say).
+            load_s, peak_mb (of the whole process, None where the kernel does not say); on a GPU also
+            gpu_mb (what it took there, beyond CUDA's own) and nodes (provider -> how many of the
+            graph's nodes it runs), None elsewhere.
     """
 
     provider: str
@@ -53,13 +55,21 @@ class Measured:
     figures: dict[str, JSON]
 
 
-def measure(predictor: Predictor, texts: Sequence[str], load_s: float, shapes: Sequence[Feeds]) -> Measured:
-    """Run an open artefact on at least one text."""
-    for row in range(WARM_UP):
-        predictor.predict([texts[row % len(texts)]])
+def measure(
+    predictor: Predictor,
+    texts: Sequence[str],
+    load_s: float,
+    shapes: Sequence[Feeds],
+    gpu_before: float | None = None,
+) -> Measured:
+    """Run an open artefact on at least one text. `gpu_before`: `gpu.used_mb` before it was opened."""
+    on_gpu = predictor.provider != "cpu"
+    _warm_up(predictor, texts, on_gpu)
     batched, rows_per_s = _in_batches(predictor, texts)
     single, seconds = _one_by_one(predictor, texts)
     answers = [predictor.run(feeds) for feeds in shapes]
+    after = gpu.used_mb() if on_gpu else None
+    nodes = {where: len(operators) for where, operators in predictor.placement().items()}
     p50, p95, p99 = (round(1000 * float(np.percentile(seconds, share)), 3) for share in (50, 95, 99))
     figures = {
         "p50_ms": p50,
@@ -68,8 +78,19 @@ def measure(predictor: Predictor, texts: Sequence[str], load_s: float, shapes: S
         "rows_per_s": round(rows_per_s, 1),
         "load_s": round(load_s, 3),
         "peak_mb": peak_mb(),
+        "gpu_mb": None if after is None or gpu_before is None else round(after - gpu_before, 1),
+        "nodes": nodes or None,
     }
     return Measured(predictor.provider, batched, single, answers, figures)
+
+
+def _warm_up(predictor: Predictor, texts: Sequence[str], on_gpu: bool) -> None:
+    """Leave what happens once out of the figures. A GPU loads its kernels when a shape first needs them,
+    tens of milliseconds a time, so there every shape that will be timed is asked for."""
+    for row in range(MAX_SINGLE if on_gpu else WARM_UP):
+        predictor.predict([texts[row % len(texts)]])
+    if on_gpu:
+        predictor.predict(texts)
 
 
 def _in_batches(predictor: Predictor, texts: Sequence[str]) -> tuple[Prediction, float]:
@@ -138,13 +159,7 @@ def machine(threads: int) -> dict[str, JSON]:
         "cpu": _first_value(Path("/proc/cpuinfo"), "model name") or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": threads,
-        "gpu": next(
-            (
-                _first_value(path, "Model")
-                for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-            ),
-            None,
-        ),
+        "gpu": gpu.name(),
     }
 
 

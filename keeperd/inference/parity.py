@@ -28,7 +28,8 @@ names first, is chosen."""
 
 FIGURES = (
     "provider", "agreement", "max_logit_diff", "mean_logit_diff", "metric", "metric_torch", "loss",
-    "loss_low", "loss_high", "p50_ms", "p95_ms", "p99_ms", "rows_per_s", "load_s", "peak_mb",
+    "loss_low", "loss_high", "p50_ms", "p95_ms", "p99_ms", "rows_per_s", "load_s", "peak_mb", "gpu_mb",
+    "nodes",
 )  # fmt: skip
 """What is told of an artefact that ran; None of one that did not."""
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import hashlib
 import io
+import logging
 import mmap
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,9 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
 from keeperd.api import BadInputError
+from keeperd.inference import gpu
+
+log = logging.getLogger(__name__)
 
 VERSION = str(ort.__version__)
 """Of ONNX Runtime, under whichever name it is installed."""
@@ -49,6 +53,14 @@ ERRORS = (
 )
 """What ONNX Runtime raises for a model that it cannot load or run; its errors have no common base."""
 
+
+class NoProviderError(BadInputError):
+    """The GPU that is wanted is not here, or ONNX Runtime cannot use it; the file is not to blame."""
+
+
+DEVICE_FAILURE = re.compile(r"(CU[A-Z]+ failure|Failed to allocate memory|Available memory)[^;\n]*")
+"""What ONNX Runtime says when memory is short or the GPU has a fault."""
+
 Hashes = Mapping[Path, str]
 """sha256 hex of every file that may be loaded."""
 
@@ -59,21 +71,10 @@ def default_threads() -> int:
     return int(wanted) if wanted.isdecimal() and int(wanted) > 0 else len(os.sched_getaffinity(0))
 
 
-@functools.cache
-def gpu_here() -> bool:
-    """Whether there is an NVIDIA driver. ONNX Runtime lists what it was compiled with, not what is
-    there, and asking it for a missing GPU takes most of a second and prints banners."""
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
-
-
 def usable(wanted: Sequence[str]) -> list[str]:
     """Those of the wanted providers ("tensorrt", "cuda", "cpu") that may work here, best first."""
     compiled = set(ort.get_available_providers())
-    return [name for name in wanted if PROVIDERS[name] in compiled and (name == "cpu" or gpu_here())]
+    return [name for name in wanted if PROVIDERS[name] in compiled and (name == "cpu" or gpu.here())]
 
 
 @contextlib.contextmanager
@@ -131,13 +132,17 @@ def open_session(
         providers: where it should run, best first; what is missing is passed over.
         threads: CPU threads; 0: see `default_threads`.
 
+    A provider that is here but does not work is passed over too, with a warning that says why.
+
     Raises:
-        BadInputError: the file is damaged, changed, a link, or names files outside its folder; or
-            none of the providers is here.
+        BadInputError: the file is damaged, changed, a link, or names files outside its folder.
+        NoProviderError: none of the providers is here or works.
     """
     names = usable(providers)
+    if set(providers) - {"cpu"} and (fault := gpu.fault()):
+        log.warning("%s: no GPU (%s)", model.name, fault)
     if not names:
-        raise BadInputError(f"{model}: none of {', '.join(providers)} is here; add cpu to export.providers")
+        raise NoProviderError(f"{model}: none of {', '.join(providers)} is here; add cpu to export.providers")
     with open_plain(model, expected_hash(model, hashes)) as fd:
         beside = _external_files(model, fd)
         for path in beside:
@@ -146,11 +151,37 @@ def open_session(
         # Through the descriptor the session reads the file that was hashed, whatever happens to its
         # name. External data are looked for beside the model, so there the path is needed.
         source = str(model) if beside else f"/proc/self/fd/{fd}"
+        return _first_that_works(model, source, names, threads or default_threads())
+
+
+def _first_that_works(model: Path, source: str, names: Sequence[str], threads: int) -> Any:
+    for number, name in enumerate(names):
+        graph_is_to_blame = False
         try:
-            return _make_session(source, names, threads or default_threads())
+            session = _make_session(source, names[number:], threads)
         except (*ERRORS, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-            raise BadInputError(f"{model}: not loaded ({reason}); export it again") from error
+            reason = _why_not_loaded(name) or _reason(error)
+            graph_is_to_blame = reason == _reason(error) and not DEVICE_FAILURE.match(reason)
+        else:
+            if provider_of(session) == name:
+                return session
+            del session
+            reason = _why_not_loaded(name) or "ONNX Runtime gives no reason"
+        if name != names[-1]:
+            log.warning("%s: %s does not work here (%s); trying the next", model.name, name, reason)
+    if graph_is_to_blame:
+        raise BadInputError(f"{model}: not loaded ({reason}); export it again")
+    raise NoProviderError(
+        f"{model}: {name} does not work here ({reason}); mend it, or add cpu to export.providers"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """An error of ONNX Runtime in one line, without the place in its source where CUDA's come from."""
+    text = str(error).strip()
+    if found := DEVICE_FAILURE.search(text):
+        return found[0].strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
 
 
 def provider_of(session: Any) -> str:
@@ -180,14 +211,42 @@ def _make_session(source: str, names: Sequence[str], threads: int) -> Any:
     providers = [(PROVIDERS[name], settings.get(name, {})) for name in names]
     if list(names) == ["cpu"]:
         return ort.InferenceSession(source, options, providers=providers)
-    # A GPU that is listed but does not work is told in `provider_of`, not by banners.
+    # To be asked where each node runs; see `placement`.
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    # Why a GPU does not work is told by `_why_not_loaded`, in one line and not by banners.
     ort.set_default_logger_severity(4)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             ort.preload_dlls(msvc=False)
-            return ort.InferenceSession(source, options, providers=providers)
+        # The fallback would go on with the CPU after any failure of the GPU, and print that it does.
+        return ort.InferenceSession(source, options, providers=providers, enable_fallback=0)
     finally:
         ort.set_default_logger_severity(2)
+
+
+def _why_not_loaded(name: str) -> str | None:
+    """Why a provider's library cannot be loaded: mostly one of CUDA's is missing or of another version.
+    None where it can. ONNX Runtime has tried just before, and says the reason in its log alone."""
+    if name == "cpu":
+        return None
+    library = Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{name}.so"
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return str(error).splitlines()[0][:300]
+    return None
+
+
+def placement(session: Any) -> dict[str, list[str]]:
+    """Provider ("tensorrt", "cuda", "cpu") -> operators that it runs, one name a node, sorted. Known of
+    sessions that asked for a GPU; {} of others."""
+    short = {long: name for name, long in PROVIDERS.items()}
+    found: dict[str, list[str]] = {}
+    if provider_of(session) != "cpu":
+        for part in session.get_provider_graph_assignment_info():
+            where = short.get(part.ep_name, part.ep_name)
+            found.setdefault(where, []).extend(node.op_type for node in part.get_nodes())
+    return {name: sorted(operators) for name, operators in found.items()}
 
 
 def expected_hash(path: Path, hashes: Hashes | None) -> str | None:

@@ -21,7 +21,7 @@ from keeperd import gate, plugins, rows, versions
 from keeperd.api import JSON, Prediction, Task, Window
 from keeperd.gate import golden
 from keeperd.gate.trials import Answers, Trial
-from keeperd.jobs import Job
+from keeperd.jobs import Job, device
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,7 +108,8 @@ def _sets(job: Job, champion: Path | None, sealed: golden.Golden | None) -> dict
 
 def _ask(job: Job, task: Task[Any], folder: Path, texts: Sequence[str]) -> Model:
     model = folder / "model"
-    prediction: Prediction = task.predict(model, texts, job.settings.training.max_tokens, job.context)
+    cut, context = job.settings.training.max_tokens, device.usable(job)
+    prediction: Prediction = task.predict(model, texts, cut, context)
     return Model(task.classes(model), np.asarray(prediction.logits))
 
 

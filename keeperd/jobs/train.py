@@ -26,7 +26,7 @@ from keeperd import intake, memory, plugins, rows, versions
 from keeperd.api import JSON, Context, PluginError, Strategy, Task, TrainJob
 from keeperd.intake.decide import LEAK_SIMILARITY
 from keeperd.intake.similar import Texts
-from keeperd.jobs import Job
+from keeperd.jobs import Job, device
 from keeperd.paths import write_durably
 
 VALIDATION = 0.1
@@ -77,7 +77,7 @@ def run(job: Job) -> dict[str, JSON]:
     strategy = cast("Strategy[Any]", job.load("strategy", job.inputs["strategy"]))
     if task.name not in strategy.tasks:
         raise PluginError(f"strategy {strategy.name!r} does not train {task.name!r}; choose another")
-    context = _on_device(job)
+    context = device.usable(job)
     material = _material(job, champion)
     work = _train_job(job, task, champion, material)
     candidate = job.out / "candidate"
@@ -114,18 +114,6 @@ def _champion(job: Job) -> Path | None:
     folder = job.paths.version(job.inputs["champion"])
     versions.verify(folder)
     return folder
-
-
-def _on_device(job: Job) -> Context:
-    """The context on a device that torch can really use."""
-    import torch
-
-    if job.context.device == "cuda" and not torch.cuda.is_available():
-        if job.settings.device == "cuda":
-            raise PluginError('device = "cuda", but torch finds no usable GPU; set device = "auto"')
-        job.context.log.warning("there is a GPU, but torch cannot use it; training on the processor")
-        return replace(job.context, device="cpu")
-    return job.context
 
 
 def _material(job: Job, champion: Path | None) -> Material:

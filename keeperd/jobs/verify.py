@@ -27,14 +27,15 @@ import numpy as np
 from keeperd import rows, versions
 from keeperd.api import JSON, BadInputError, Prediction, Stopped, Task
 from keeperd.drift import reference
-from keeperd.inference import Predictor, assembly, measure, parity, runtime
+from keeperd.inference import Predictor, assembly, gpu, measure, parity, runtime
 from keeperd.inference import subject as subjects
 from keeperd.inference.measure import Measured
-from keeperd.inference.subject import MEANT_FOR, Subject
-from keeperd.jobs import Job
+from keeperd.inference.subject import Subject
+from keeperd.jobs import Job, device
 from keeperd.paths import write_durably
 
 NOT_HERE = "not verified: the device that it is meant for is not here"
+"""How the reason begins; more follows where there is a GPU that does not work."""
 LIBRARIES = ("keeperd", "torch", "transformers", "tokenizers", "onnx", "onnxscript", "numpy")
 
 
@@ -94,15 +95,18 @@ def _measure(
     """Run one artefact; or why it cannot run here."""
     _pause(job, 0.1, f"measuring {artefact['precision']}")
     if not subject.providers(artefact):
-        return NOT_HERE
+        fault = gpu.fault()
+        return f"{NOT_HERE} ({fault})" if fault else NOT_HERE
     measure.reset_peak()
+    before = None if subject.providers(artefact) == ["cpu"] else gpu.used_mb()
     started = time.perf_counter()
     try:
         with subject.open(artefact) as predictor:
-            if predictor.provider not in MEANT_FOR[artefact["runs_on"]]:
-                return NOT_HERE
             load_s = time.perf_counter() - started
-            return measure.measure(predictor, subject.window.texts, load_s, shapes)
+            return measure.measure(predictor, subject.window.texts, load_s, shapes, before)
+    except runtime.NoProviderError as error:
+        job.context.log.warning("%s cannot be run: %s", artefact["file"], error)
+        return f"{NOT_HERE} ({str(error).splitlines()[0][:300]})"
     except (BadInputError, *runtime.ERRORS) as error:
         job.context.log.warning("%s cannot be run: %s", artefact["file"], error)
         return str(error).strip().splitlines()[0][:300]
@@ -115,7 +119,7 @@ def _ask_torch(
     import torch
 
     task, model, cut = _task(job), subject.candidate / "model", job.settings.training.max_tokens
-    answers: Prediction = task.predict(model, subject.window.texts, cut, job.context)
+    answers: Prediction = task.predict(model, subject.window.texts, cut, device.usable(job))
     spec = task.onnx(model, cut)
     place = [spec.output_names.index(name) for name in ("logits", "embedding")]
     at_shapes = []
@@ -136,7 +140,7 @@ def _judge(
 ) -> dict[str, JSON]:
     """All figures of one artefact, whether it passed, and why not."""
     if isinstance(found, str):
-        tried = found != NOT_HERE
+        tried = not found.startswith(NOT_HERE)
         return {**listed, **dict.fromkeys(parity.FIGURES), "tried": tried, "passed": False, "why": found}
     figures = {
         **listed,
