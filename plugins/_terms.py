@@ -1,71 +1,39 @@
-"""What changed, in words: terms whose document frequency differs most between two windows.
-
-Terms are words and pairs of neighbouring words; in scripts without spaces (Chinese, Japanese, Thai ...)
-runs of 2 to 4 characters; punctuation, digits and tags count too, and there are no stop words: they
-are often what changed.
-"""
+"""What changed, in words: terms whose document frequency differs most between two windows."""
 
 from __future__ import annotations
 
-import math
-import re
-import sys
-import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, Any
 
-from keeperd.api import Term
+import numpy as np
+
+from keeperd.api import JSON, Term
+from keeperd_plugins import _tokens
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Doubles = NDArray[np.float64]
 
 LEAST_DOCUMENTS = 2
-"""Terms of a single reference document are not kept: there are very many, and they may be personal."""
-MOST_TERMS = 20_000
-PRIOR = 50.0
-"""Documents of the pooled frequencies that both sides are credited with, so that rare terms need more
-evidence."""
-LEAST_Z = 2.5
+"""Terms of a single reference document are not kept: there are very many."""
+MOST_TERMS = 40_000
+LEAST_NAMED, MOST_NAMED = 5, 5_000
+"""Terms of fewer reference documents are kept without a name: they may be personal, and cannot be told
+to have vanished anyway."""
+LEAST_RISEN, LEAST_VANISHED = 2.5, 4.0
+"""Of z. A new kind of row adds terms, and takes only its share from all the others: where a term did
+become much rarer, it shows clearly."""
 LEAST_SEEN = 3
+PAIR = 0.9
+"""Weight of z of a pair of words: there are many more pairs than words, so chance makes more of them
+large."""
 ALIKE = 0.8
 """Terms that share this much of their documents with a stronger term say nothing new."""
-
-UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    "\uff66-\uff9f\U00020000-\U0003fffd"
-)
-"""Thai, Lao, Burmese, Khmer, kana and Chinese characters."""
-
-
-@cache
-def _tokens() -> re.Pattern[str]:
-    """One character of an unspaced script with its marks, a word, a number, the start of a link, or
-    one sign."""
-    marks = [code for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)).startswith("M")]
-    runs = [list(run) for _, run in groupby(enumerate(marks), lambda pair: pair[1] - pair[0])]
-    mark = "".join(f"{re.escape(chr(run[0][1]))}-{re.escape(chr(run[-1][1]))}" for run in runs)
-    letters = rf"[^\W\d_](?:(?![{UNSPACED}])[^\W\d_]|[{mark}])*"
-    word = rf"{letters}(?:['’]{letters})?"
-    return re.compile(rf"(?P<unspaced>[{UNSPACED}][{mark}]*)|https?://|{word}|\d+|[^\w\s]|_+")
-
-
-def terms(text: str) -> frozenset[str]:
-    """All terms of one document."""
-    found = [(match[0], match["unspaced"] is not None) for match in _tokens().finditer(text.lower())]
-    words = {token for token, unspaced in found if not unspaced}
-    words |= {f"{one} {two}" for (one, a), (two, b) in pairwise(found) if not a and not b}
-    for unspaced, run in groupby(found, lambda pair: pair[1]):
-        if unspaced:
-            units = [token for token, _ in run]
-            words |= {"".join(units[i : i + k]) for k in (2, 3, 4) for i in range(len(units) - k + 1)}
-            if len(units) == 1:
-                words.add(units[0])
-    return frozenset(words)
-
-
-def frequencies(documents: Iterable[frozenset[str]]) -> Counter[str]:
-    """In how many documents each term is."""
-    return Counter(term for document in documents for term in document)
+CANDIDATES = 200
+PHRASE = 12
+"""Tokens of the longest phrase."""
 
 
 @dataclass(frozen=True)
@@ -73,66 +41,172 @@ class Known:
     """Document frequencies of the reference.
 
     Attributes:
-        counts: term -> documents.
+        hashes: uint64 (t,) terms, the most frequent first.
+        counts: int32 (t,) documents with each.
+        names: of the first terms.
         documents: how many documents there were.
-        floor: terms that are not in `counts` were in at most this many documents.
+        floor: a term that is not here was in at most this many documents.
     """
 
-    counts: Mapping[str, int]
+    hashes: NDArray[np.uint64]
+    counts: NDArray[np.int32]
+    names: tuple[str, ...]
     documents: int
     floor: int
 
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """As they are stored, "terms", "term_counts" and "term_names" (UTF-8, one a line)."""
+        names = np.frombuffer("\n".join(self.names).encode("utf-8"), np.uint8)
+        return {"terms": self.hashes, "term_counts": self.counts, "term_names": names}
 
-def known(documents: Sequence[frozenset[str]]) -> Known:
+    def values(self) -> dict[str, JSON]:
+        """The rest of what is stored, "term_documents" and "term_floor"."""
+        return {"term_documents": self.documents, "term_floor": self.floor}
+
+    @classmethod
+    def load(cls, arrays: Mapping[str, NDArray[Any]], values: Mapping[str, JSON]) -> Known:
+        """What `arrays` and `values` gave; other keys are not looked at."""
+        names = bytes(arrays["term_names"]).decode("utf-8").split("\n") if len(arrays["term_names"]) else []
+        numbers = values["term_documents"], values["term_floor"]
+        return cls(arrays["terms"], arrays["term_counts"], tuple(names), *numbers)
+
+
+def known(documents: _tokens.Documents) -> Known:
     """The reference's frequencies, the most frequent `MOST_TERMS` terms."""
-    counted = frequencies(documents)
-    common = sorted(
-        ((term, n) for term, n in counted.items() if n >= LEAST_DOCUMENTS),
-        key=lambda pair: (-pair[1], pair[0]),
-    )
-    floor = LEAST_DOCUMENTS - 1 if len(common) <= MOST_TERMS else common[MOST_TERMS][1]
-    return Known(dict(common[:MOST_TERMS]), len(documents), floor)
+    hashes, counts = documents.frequencies()
+    kept = np.flatnonzero(counts >= LEAST_DOCUMENTS)
+    kept = kept[np.argsort(-counts[kept], kind="stable")]
+    floor = LEAST_DOCUMENTS - 1 if len(kept) <= MOST_TERMS else int(counts[kept[MOST_TERMS]])
+    kept = kept[:MOST_TERMS]
+    named = hashes[kept[: min(int((counts[kept] >= LEAST_NAMED).sum()), MOST_NAMED)]]
+    places = documents.places(named)
+    names = tuple(documents.name(*places[int(term)]) for term in named)
+    return Known(hashes[kept], counts[kept].astype(np.int32), names, documents.count, floor)
 
 
-def log_odds(current: float, n: int, reference: float, m: int) -> float:
-    """z of the log-odds ratio of a term's document frequency in two windows of n and m documents, with
-    the pooled frequency as prior (Monroe, Colaresi and Quinn 2008, "Fightin' Words", Political
-    Analysis 16). Positive: more frequent now."""
-    pooled = (current + reference + 0.5) / (n + m + 1)
-    with_prior, without_prior = PRIOR * pooled, PRIOR * (1 - pooled)
-    now, not_now = current + with_prior, n - current + without_prior
-    before, not_before = reference + with_prior, m - reference + without_prior
-    ratio = math.log(now / not_now) - math.log(before / not_before)
-    return ratio / math.sqrt(1 / now + 1 / not_now + 1 / before + 1 / not_before)
+def deviations(current: Doubles, n: int, reference: Doubles, m: int) -> Doubles:
+    """z of each term's document frequencies (t,) in two windows of n and m documents: the signed root
+    of the likelihood ratio of "two frequencies" and "one" (Dunning 1993, "Accurate Methods for the
+    Statistics of Surprise and Coincidence", Computational Linguistics 19). Positive: more frequent now.
+    Unlike a ratio over its standard error it holds where one count is zero: that is how the new looks."""
+
+    def part(seen: Doubles, expected: Doubles) -> Doubles:
+        return seen * np.log(np.maximum(seen, 1e-12) / np.maximum(expected, 1e-12))
+
+    share = (current + reference) / (n + m)
+    with_it = part(current, share * n) + part(reference, share * m)
+    without = part(n - current, (1 - share) * n) + part(m - reference, (1 - share) * m)
+    z: Doubles = np.sign(current / n - reference / m) * np.sqrt(2 * np.maximum(with_it + without, 0.0))
+    return z
 
 
-def changed(documents: Sequence[frozenset[str]], reference: Known, most: int = 10) -> tuple[Term, ...]:
-    """The terms that changed most, strongest first; of terms that stand in the same documents, and of
-    a pair and its words, only the strongest."""
-    counted, n, m = frequencies(documents), len(documents), reference.documents
-    scored = []
-    for term in counted.keys() | reference.counts.keys():
-        before = reference.counts.get(term)
-        now = counted.get(term, 0)
-        if now + (before or 0) < LEAST_SEEN:
+@dataclass(frozen=True)
+class _Candidate:
+    """A term that may be told: its name, where it stands (None: nowhere now), and its documents."""
+
+    name: str
+    place: tuple[int, int] | None
+    rows: frozenset[int]
+
+    def repeats(self, other: _Candidate) -> bool:
+        """True where a stronger term has said the same: it stands in the same documents, or is part of
+        this one and of nearly all its documents."""
+        shared = len(self.rows & other.rows)
+        if self.rows and shared >= ALIKE * len(self.rows | other.rows):
+            return True
+        related = self.name in other.name or other.name in self.name
+        return related and shared >= ALIKE * len(self.rows)
+
+
+def changed(documents: _tokens.Documents, reference: Known, most: int = 10) -> tuple[Term, ...]:
+    """The terms that changed most, strongest first, those that became rarer with a negative z. Of terms
+    that stand in the same documents only the strongest is told, drawn out to the phrase that they make
+    together, such as "click here to win"; the figures are the strongest term's."""
+    n, m = documents.count, reference.documents
+    if not n or not m:
+        return ()
+    hashes, now, before = _side_by_side(documents, reference)
+    z = deviations(now, n, np.where(np.isnan(before), min(reference.floor, m) / 2, before), m)
+    seen = now + np.nan_to_num(before) >= LEAST_SEEN
+    kept = np.flatnonzero(seen & ((z >= LEAST_RISEN) | (z <= -LEAST_VANISHED)))
+    kept = kept[np.argsort(-np.abs(z[kept]), kind="stable")][:CANDIDATES]
+    names = dict(zip(reference.hashes.tolist(), reference.names, strict=False))
+    places = documents.places(hashes[kept])
+    found: list[tuple[float, int, _Candidate]] = []
+    for at in kept.tolist():
+        place, known_name = places.get(int(hashes[at])), names.get(int(hashes[at]))
+        name = documents.name(*place) if place else known_name
+        if name is None or (z[at] < 0 and np.isnan(before[at])):
             continue
-        # A term that was not kept had at most `floor` documents; how many is not known.
-        z = log_odds(now, n, reference.floor / 2 if before is None else before, m)
-        if abs(z) >= LEAST_Z and not (before is None and z < 0):
-            scored.append((-abs(z), -len(term), term, Term(term, round(z, 2), now / n, (before or 0) / m)))
-    chosen: list[Term] = []
-    places: dict[str, set[int]] = {}
-    for _, _, term, one in sorted(scored, key=lambda item: item[:3]):
-        where = {row for row, document in enumerate(documents) if term in document}
-        if not any(_repeats(term, where, other.term, places[other.term]) for other in chosen):
+        found.append((_weight(name) * abs(z[at]), at, _Candidate(name, place, documents.rows(hashes[at]))))
+    chosen: list[_Candidate] = []
+    told: list[Term] = []
+    for _, at, one in sorted(found, key=lambda item: (-item[0], -len(item[2].name), item[2].name)):
+        if len(told) < most and not any(one.repeats(other) for other in chosen):
             chosen.append(one)
-            places[term] = where
-        if len(chosen) == most:
-            break
-    return tuple(chosen)
+            phrase = _phrase(documents, one.place, one.rows) if one.place and z[at] > 0 else one.name
+            told.append(
+                Term(phrase, round(float(z[at]), 2), now[at] / n, float(np.nan_to_num(before[at])) / m)
+            )
+    return tuple(told)
 
 
-def _repeats(term: str, where: set[int], other: str, others: set[int]) -> bool:
-    if where or others:
-        return len(where & others) >= ALIKE * len(where | others)
-    return other in term or term in other
+def typical(documents: _tokens.Documents, inside: NDArray[np.bool_], most: int = 3) -> tuple[str, ...]:
+    """Names of the terms that tell these documents, flags (n,), from the others, the best first; fewer
+    where no more do."""
+    n, m = int(inside.sum()), int((~inside).sum())
+    if not n:
+        return ()
+    hashes, counts = documents.frequencies()
+    own, own_counts = documents.frequencies(inside)
+    here = np.zeros(len(hashes))
+    here[np.searchsorted(hashes, own)] = own_counts
+    z = deviations(here, n, counts - here, m) if m else here / n
+    best = np.flatnonzero((z > 0) & (here >= min(2, n)))
+    best = best[np.argsort(-z[best], kind="stable")][: 10 * most]
+    places = documents.places(hashes[best])
+    found = [
+        (_weight(name) * z[at], _Candidate(name, place, documents.rows(hashes[at])))
+        for at in best.tolist()
+        for place in [places[int(hashes[at])]]
+        for name in [documents.name(*place)]
+        if any(sign.isalnum() for sign in name)
+    ]
+    chosen: list[_Candidate] = []
+    for _, one in sorted(found, key=lambda item: (-item[0], -len(item[1].name), item[1].name)):
+        if len(chosen) < most and not any(one.repeats(other) for other in chosen):
+            chosen.append(one)
+    return tuple(one.name for one in chosen)
+
+
+def _side_by_side(documents: _tokens.Documents, reference: Known) -> tuple[Any, Doubles, Doubles]:
+    """All terms of both windows, and their documents now and before (NaN: not known)."""
+    own, counts = documents.frequencies()
+    hashes = np.union1d(own, reference.hashes)
+    now, before = np.zeros(len(hashes)), np.full(len(hashes), np.nan)
+    now[np.searchsorted(hashes, own)] = counts
+    before[np.searchsorted(hashes, reference.hashes)] = reference.counts
+    return hashes, now, before
+
+
+def _weight(name: str) -> float:
+    return PAIR if " " in name else 1.0
+
+
+def _phrase(documents: _tokens.Documents, place: tuple[int, int], where: frozenset[int]) -> str:
+    """The term of these documents that stands here, with the tokens on either side of it that stand in the
+    same documents."""
+    start, length = place
+
+    def alike(at: int) -> bool:
+        pair = documents.pair(at)
+        if pair is None:
+            return False
+        rows = documents.rows(pair)
+        return len(rows & where) >= ALIKE * len(rows | where)
+
+    while length < PHRASE and alike(start + length - 1):
+        length += 1
+    while length < PHRASE and start and alike(start - 1):
+        start, length = start - 1, length + 1
+    return documents.name(start, length)

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from keeperd_plugins import _blocks, _ngrams, _permutation, _sentinels, _terms
+from keeperd_plugins import _blocks, _ngrams, _permutation
 
 
 def test_leave_one_out_scores_are_those_of_refitting_without_each_row() -> None:
@@ -120,36 +120,3 @@ def test_the_block_model_holds_its_level_under_bursts() -> None:
         found += _blocks.p_of_score(model.score(day.mean(0) + 3.0, 200, 1), own) <= 0.01
     assert alarms <= 9  # binomial(60, .05)
     assert found == 60
-
-
-def test_terms_of_many_scripts() -> None:
-    assert _terms.terms("Don't panic, it's 42!") >= {"don't", "panic", ",", "42", "!", "don't panic"}
-    assert _terms.terms("<p>https://x.org") >= {"<", "p", ">", "https://"}
-    assert _terms.terms("天气很好") >= {"天气", "气很", "天气很", "天气很好"}
-    assert "天" not in _terms.terms("天气很好")
-    assert _terms.terms("हिन्दी में") >= {"हिन्दी", "में"}
-    assert _terms.terms("iPhone手机壳") >= {"iphone", "手机", "手机壳"}
-    assert _terms.terms("") == frozenset()
-
-
-@settings(max_examples=50)
-@given(st.text(max_size=200))
-def test_any_text_has_terms_and_features(text: str) -> None:
-    _terms.terms(_ngrams.cut(text))
-    assert _ngrams.count([text]).shape == (1, 2 * _ngrams.COLUMNS)
-    assert np.isfinite(_sentinels.describe([text])).all()
-
-
-def test_changed_terms_are_the_planted_ones_once() -> None:
-    before = [_terms.terms(f"the parcel number {i} is late") for i in range(300)]
-    now = [_terms.terms(f"the new passkey number {i} is late") for i in range(100)]
-    found = _terms.changed(now, _terms.known(before))
-    assert any("parcel" in term.term for term in found) and any("passkey" in term.term for term in found)
-    assert len(found) <= 4
-    assert {term.z > 0 for term in found} == {True, False}
-    assert _terms.changed(before[:100], _terms.known(before)) == ()
-
-
-def test_rare_reference_terms_are_not_kept() -> None:
-    known = _terms.known([_terms.terms("common words"), _terms.terms("common words"), _terms.terms("secret")])
-    assert set(known.counts) == {"common", "words", "common words"} and known.floor == 1
