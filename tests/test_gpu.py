@@ -22,7 +22,7 @@ from keeperd.store import Store
 from keeperd_plugins.text_classification import TextClassification
 from tests import candidates
 from tests.fakes import FakeClock
-from tests.test_inference import in_a_process
+from tests.test_inference import in_a_process, seal
 from tests.test_train_job import topics
 
 pytestmark = [
@@ -198,6 +198,15 @@ def test_a_broken_graph_is_told_on_the_gpu_too(state: Path) -> None:
         predictor(state, "model.onnx", "cuda", "cpu")
 
 
+def test_what_was_accepted_on_the_processor_is_not_opened_on_the_gpu(exported: Path, tmp_path: Path) -> None:
+    """ONNX Runtime would spread an int8 graph over both, and copy back and forth."""
+    folder = candidates.copy(exported / "candidate", tmp_path / "version")
+    candidates.copy(artefacts(exported), folder / "onnx")
+    seal(folder, "model.int8.onnx")
+    with Predictor(folder, ("cuda", "cpu")) as opened:
+        assert (opened.provider, opened.placement()) == ("cpu", {})
+
+
 # --- verification -----------------------------------------------------------------------------------
 
 
@@ -256,7 +265,6 @@ def runs(tmp_path: Path, tiny_base: Path) -> Iterator[Runs]:
     settings = config.Settings.model_validate(
         {
             "state": str(tmp_path / "state"),
-            "daemon": {"memory": "12 GB"},
             "model": {
                 "mail": {
                     "base": str(tiny_base),

@@ -277,15 +277,17 @@ def in_a_process(code: str, *arguments: object) -> subprocess.CompletedProcess[s
 def test_a_missing_gpu_is_passed_over_in_silence(version: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from keeperd.inference import Predictor\n"
-        "p = Predictor(Path(sys.argv[1]), ('tensorrt', 'cuda', 'cpu')); p.predict(['rain']); p.close()\n"
-        "print(p.provider)"
+        "p = Predictor.open(Path(sys.argv[1]), Path(sys.argv[2]), classes=('sport', 'weather'),\n"
+        "    max_tokens=48, providers=('tensorrt', 'cuda', 'cpu'))\n"
+        "p.predict(['rain']); p.close(); print(p.provider)"
     )
-    done = in_a_process(code, version)
+    done = in_a_process(code, version / "onnx" / "model.onnx", version / "model")
     assert (done.stdout, done.stderr, done.returncode) == ("cpu\n", "", 0)
 
 
 @no_gpu
 def test_only_a_gpu_wanted_and_none_here(version: Path) -> None:
+    seal(version, "model.onnx", "cuda")
     with pytest.raises(BadInputError, match="none of cuda is here"):
         Predictor(version, ["cuda"])
 
@@ -329,6 +331,13 @@ def test_another_device_than_that_of_the_verification_is_told(
         assert (predictor.provider, predictor.verified_on) == ("cpu", "tensorrt")
     (told,) = caplog.messages
     assert "runs on cpu but was accepted on tensorrt" in told
+
+
+def test_a_version_is_opened_nowhere_better_than_it_was_accepted() -> None:
+    assert runtime.not_above("cpu", ["tensorrt", "cuda", "cpu"]) == ["cpu"]
+    assert runtime.not_above("cuda", ["tensorrt", "cuda", "cpu"]) == ["cuda", "cpu"]
+    assert runtime.not_above("cuda", ["cpu"]) == ["cpu"]
+    assert runtime.not_above("cpu", ["cuda"]) == ["cpu"]
 
 
 def test_serving_needs_neither_torch_nor_transformers(version: Path) -> None:

@@ -132,7 +132,8 @@ class Predictor:
     batch: int
 
     def __init__(self, version: Path, providers: Sequence[str] = ("cpu",), threads: int = 0) -> None:
-        """Open the artefact that a version's `parity.json` names.
+        """Open the artefact that a version's `parity.json` names, where it was accepted: `providers` that
+        are better than that one are passed over, for there it was not measured.
 
         Raises:
             BadInputError: a file is missing, damaged, changed, a link, or names foreign data.
@@ -148,7 +149,7 @@ class Predictor:
             classes=parity["classes"],
             max_tokens=parity["max_tokens"],
             batch=parity["batch"],
-            providers=providers,
+            providers=runtime.not_above(parity["provider"], providers),
             threads=threads,
             hashes=hashes,
         )
