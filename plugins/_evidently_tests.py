@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keeperd_plugins import _blocks, _ngrams, _permutation, _shares, _terms
+from keeperd_plugins import _blocks, _ngrams, _permutation, _shares, _terms, _tokens
 
 if TYPE_CHECKING:
     from pandas import Series
@@ -84,8 +84,8 @@ class Judge:
         before, now = list(reference), list(current)
         scores = self._like_current[str(reference.name)]
         here, there = scores[len(before) :], scores[: len(before)]
-        known = _terms.known([_terms.terms(text) for text in before])
-        changed = _terms.changed([_terms.terms(text) for text in now], known, most=2 * WORDS)
+        known = _terms.known(_tokens.read(before))
+        changed = _terms.changed(_tokens.read(now), known, most=2 * WORDS)
         return (
             _first_different([now[row] for row in np.argsort(-here, kind="stable")]),
             _first_different([before[row] for row in np.argsort(there, kind="stable")]),

@@ -1,36 +1,45 @@
-"""What the n-gram detector keeps of a reference window, and how it is stored: arrays and plain values,
-no text, about 3 MB for 1000 rows.
+"""What the detectors of text keep of a reference window, and how it is stored: arrays and plain values, no
+text, about 5 MB.
+
+Two things are kept: a sample of rows, as hashed counts and embeddings, beside which a window's rows are laid
+to see whether they can be told apart and by what; and, where the reference has dates, the means of its
+blocks of days in each channel, which say how much days differ by themselves.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
+from scipy.stats import rankdata
 
 from keeperd.api import JSON, PluginError, Statistics, Window
-from keeperd_plugins import _blocks, _ngrams, _permutation, _sentinels, _shares, _terms
+from keeperd_plugins import _blocks, _channels, _ngrams, _permutation, _sentinels, _shares, _terms, _tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
 
 SKETCH = 256
 PARTS = 20
 """Random parts of a reference without dates that show how well parts of it can be told from the rest."""
 WIDEST = 1024
 """Wider embeddings are cut to their first columns, so that the statistics stay small."""
+TEXT, ANSWERS, LABELS = "text", "answers", "labels"
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A fitted reference window, of m rows.
+    """A fitted reference window.
 
     Attributes:
-        counts: uint8 (m, columns) hashed n-grams.
+        counts: uint8 (m, columns) hashed n-grams of the sample.
         arrays, values: the rest, see `fit`.
     """
 
@@ -48,106 +57,148 @@ class Reference:
         }
         return Statistics(arrays, self.values)
 
-    def usual(self, sample: Window) -> _sentinels.Usual:
-        """For the format sentinels of this sample."""
-        rows, blocks = len(sample), self.blocks_in(sample)
-        return _sentinels.Usual(
-            self.arrays["descriptors"],
-            self.arrays["digests"],
-            self.arrays["characters"],
-            self.values["odd"],
-            tuple(self.inflation(name, rows, blocks)[0] for name in _sentinels.DESCRIPTORS),
-        )
+    @property
+    def usual(self) -> _sentinels.Usual:
+        """For the format sentinels."""
+        return _sentinels.Usual.load(self.arrays)
 
+    @property
     def known_terms(self) -> _terms.Known:
-        """Document frequencies of the reference's terms."""
-        terms = bytes(self.arrays["terms"]).decode("utf-8").split("\n")
-        counts = dict(zip(terms, self.arrays["term_counts"].tolist(), strict=True)) if terms != [""] else {}
-        return _terms.Known(counts, self.counts.shape[0], self.values["term_floor"])
+        """Document frequencies of the sample's terms."""
+        return _terms.Known.load(self.arrays, self.values)
 
-    def embeddings_beside(self, sample: Window) -> NDArray[np.float32] | None:
-        """Embeddings of reference and sample, float32 (m + n, d), where both have them."""
+    @property
+    def answers(self) -> list[str] | None:
+        """The class that each row of the sample was answered with, or None."""
+        classes = self.values["answer_classes"]
+        numbers = self.arrays.get("answered")
+        return None if numbers is None else [classes[number] for number in numbers.tolist()]
+
+    @property
+    def dated(self) -> bool:
+        """True where the reference has enough days to know how days differ."""
+        return self.channel(TEXT) is not None
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of days that the text has; 0 without dates."""
+        channel = self.channel(TEXT)
+        return 0 if channel is None else len(channel.model.means)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the reference: a state that was gathered against another one is worth nothing."""
+        channel = self.channel(TEXT)
+        kept = self.counts.data if channel is None else channel.model.means
+        return hashlib.sha256(np.ascontiguousarray(kept).tobytes()).hexdigest()[:16]
+
+    def channel(self, name: str) -> _channels.Channel | None:
+        """The blocks in this channel, or None."""
+        return _channels.Channel.of(self.arrays, name)
+
+    def embeddings_of(self, sample: Window) -> NDArray[np.float16] | None:
+        """Directions of a window's embeddings, where the reference has them too.
+
+        Raises:
+            PluginError: they are of another encoder.
+        """
         before, now = self.arrays.get("embeddings"), _embeddings(sample)
         if before is None or now is None:
             return None
         if before.shape[1] != now.shape[1]:
             raise PluginError(
-                f"two-sample: the reference has embeddings of {before.shape[1]} numbers, the window of"
+                f"the reference has embeddings of {before.shape[1]} numbers, the window of"
                 f" {now.shape[1]}: another encoder; fit the detector again"
             )
-        return np.vstack([before, now]).astype(np.float32)
+        return now
+
+    def beside(self, sample: Window) -> Floats | None:
+        """Embeddings of the reference's sample and a window's rows, float32 (m + n, d), or None."""
+        now = self.embeddings_of(sample)
+        return None if now is None else np.vstack([self.arrays["embeddings"], now]).astype(np.float32)
+
+    def text_features(self, sample: Window) -> Floats:
+        """Of a window's rows (n, d), for the channel of the text."""
+        embeddings = self.embeddings_of(sample)
+        if embeddings is None and "embeddings" in self.arrays:
+            raise PluginError("the reference has embeddings, the window has none; fit the detector again")
+        return _dense(_ngrams.count(sample.texts), embeddings, self.values["seed"])
+
+    def answer_features(self, sample: Window) -> Floats:
+        """Of the champion's answers to a window's rows, for their channel."""
+        return _answer_features(sample, self.values["answer_classes"])
+
+    def label_features(self, labels: Sequence[str]) -> Floats:
+        """Of labels, for their channel."""
+        return _channels.classes(labels, sorted(self.values["labels"]))
 
     def blocks_in(self, sample: Window) -> float:
         """How many blocks, of the size that the reference has, a sample spans; at least 1."""
-        return max(_blocks.days(sample.times) / self.values["days_each"], 1.0) if self.dated else 1.0
-
-    @property
-    def dated(self) -> bool:
-        """True where the reference has enough days to know how days differ."""
-        return "means" in self.arrays
+        channel = self.channel(TEXT)
+        return 1.0 if channel is None else max(_blocks.days(sample.times) / channel.days_each, 1.0)
 
     def inflation(self, name: str, rows: int, blocks: float) -> tuple[float, int]:
-        """Design effect of what is compared under this name ("answers", "labels", "confidence" or a
-        sentinel's), and its degrees of freedom; (1, 0) without dates."""
-        if not self.dated or name not in self.values["alike"]:
+        """Design effect of what is compared under this name ("answers", "labels" or "confidence"), and
+        its degrees of freedom; (1, 0) without dates."""
+        if name not in self.values["alike"]:
             return 1.0, 0
-        own = len(self.arrays["means"])
-        alike = self.values["alike"][name]
-        before = sum(self.values["labels"].values()) if name == "labels" else self.counts.shape[0]
-        return _blocks.inflation(alike, rows, blocks, before, own), own - 1
+        before = sum(self.values["labels"].values()) if name == LABELS else self.values["rows"]
+        effect = _blocks.inflation(self.values["alike"][name], rows, blocks, before, self.blocks)
+        return effect, self.blocks - 1
 
-    def p_by_days(self, counts: Any, sample: Window) -> float | None:
+    def p_by_days(self, sample: Window) -> float | None:
         """Probability that a further stretch of the reference would lie as far from it as this
         sample; None without dates."""
-        if not self.dated:
+        channel = self.channel(TEXT)
+        if channel is None:
             return None
-        model = _blocks.BlockModel(self.arrays["means"], self.arrays["sizes"], self.arrays["within"])
-        axes = _blocks.Axes(self.arrays["centre"], self.arrays["directions"])
-        embeddings = _embeddings(sample) if "embeddings" in self.arrays else None
-        rows = axes.project(_dense(counts, embeddings, self.values["seed"]))
-        score = model.score(rows.mean(0), len(sample), self.blocks_in(sample))
-        return _blocks.p_of_score(score, self.arrays["own_scores"])
+        rows = channel.axes.project(self.text_features(sample))
+        score = channel.model.score(rows.mean(0), len(sample), self.blocks_in(sample))
+        return _blocks.p_of_score(score, channel.own)
 
 
-def fit(sample: Window, seed: int) -> Reference:
-    """Everything of a sample of the reference that `detect` needs.
+def fit(window: Window, rows: int, seed: int) -> Reference:
+    """Everything that `detect` needs of a reference.
 
-    Arrays: "embeddings" float16 (m, d), "descriptors" (m, 3), "digests" uint64 (m,), "characters",
-    "terms" (UTF-8, one a line), "term_counts", "confidence" (m,); with dates also those of
-    `_blocks.Axes` and `_blocks.BlockModel`, and "own_scores".
+    Arrays: of a sample of `rows` rows "counts", "embeddings" float16 (m, d), "answered" (class numbers) and
+    "confidence" (m,), and what `_terms` stores; of all rows, at most `_channels.MOST_IN_BLOCK` a block, what
+    `_sentinels` and `_channels` store.
     """
+    ordered = window.take(_ngrams.canonical_order(window.texts, window.ids, seed))
+    split = _blocks.by_day(ordered.times)
+    kept = _channels.first_rows(split, len(ordered))
+    whole = ordered.take(kept.tolist())
+    split = None if split is None else replace(split, block=split.block[kept])
+    sample = ordered.take(range(min(rows, len(ordered))))
     counts = _ngrams.count(sample.texts)
-    known = _terms.known([_terms.terms(_ngrams.cut(text)) for text in sample.texts])
-    signs, odd = _sentinels.characters(sample.texts)
+    known = _terms.known(_tokens.read(sample.texts))
     arrays: dict[str, NDArray[Any]] = {
-        "descriptors": _sentinels.describe(sample.texts),
-        "digests": _sentinels.digests(sample.texts),
-        "characters": signs,
-        "terms": np.frombuffer("\n".join(known.counts).encode("utf-8"), np.uint8),
-        "term_counts": np.array(list(known.counts.values()), np.int32),
+        **known.arrays(),
+        **_sentinels.fit(whole.texts, split).arrays(),
     }
-    answers: list[str] = []
-    if (embeddings := _embeddings(sample)) is not None:
-        arrays["embeddings"] = embeddings
-    if sample.logits is not None:
-        arrays["confidence"] = _shares.confidence(sample.logits)
-        answers = _shares.answers(sample.logits, sample.classes)
-    split = _blocks.by_day(sample.times)
     values: dict[str, JSON] = {
         "features": _ngrams.SPECIFICATION,
         "seed": seed,
-        "odd": odd,
-        "term_floor": known.floor,
-        "answers": dict(Counter(answers)),
-        "labels": dict(Counter(label for label in sample.labels if label is not None)),
+        "rows": len(whole),
+        "days": _blocks.days(window.times),
+        **known.values(),
+        "ids": list(sample.ids),
+        "labels": dict(Counter(label for label in whole.labels if label is not None)),
+        "answers": {},
+        "answer_classes": list(whole.classes),
         "alike": {},
-        "days_each": 1.0,
     }
+    if (embeddings := _embeddings(sample)) is not None:
+        arrays["embeddings"] = embeddings
+    if whole.logits is not None and whole.classes:
+        assert sample.logits is not None  # noqa: S101 - the sample is of the same window
+        arrays["confidence"] = _shares.confidence(sample.logits)
+        arrays["answered"] = np.nan_to_num(sample.logits, nan=-np.inf).argmax(axis=1).astype(np.int32)
+        values["answers"] = dict(Counter(_shares.answers(whole.logits, whole.classes)))
     if split is not None:
-        values["alike"] = _alike(sample, arrays, answers, split)
-        values["days_each"] = split.days_each
-        arrays |= _block_arrays(_dense(counts, embeddings, seed), split)
-    values["usual_auc"], values["usual_auc_spread"] = _usual_auc(counts, embeddings, split, seed)
+        values["alike"] = _alike(whole, split)
+        arrays |= _block_arrays(whole, split, seed)
+    values["usual_auc"], values["usual_auc_spread"] = _usual_auc(sample, counts, embeddings, seed)
     return Reference(counts, arrays, values)
 
 
@@ -159,7 +210,7 @@ def load(statistics: Statistics) -> Reference:
     """
     values, arrays = statistics.values, dict(statistics.arrays)
     if values.get("features") != _ngrams.SPECIFICATION:
-        raise PluginError("two-sample: the reference was fitted with other features; fit the detector again")
+        raise PluginError("the reference was fitted with other features; fit the detector again")
     parts = arrays.pop("counts"), arrays.pop("columns").astype(np.int32), arrays.pop("starts")
     counts = sparse.csr_matrix(parts, shape=(len(parts[2]) - 1, 2 * _ngrams.COLUMNS))
     return Reference(counts, arrays, values)
@@ -174,41 +225,43 @@ def _embeddings(sample: Window) -> NDArray[np.float16] | None:
     return np.asarray(rows / np.maximum(lengths, 1e-12), np.float16)
 
 
-def _dense(counts: Any, embeddings: NDArray[np.float16] | None, seed: int) -> NDArray[np.float32]:
+def _dense(counts: Any, embeddings: NDArray[np.float16] | None, seed: int) -> Floats:
     """Sketched n-grams and embeddings side by side, both of length one."""
     rows = _ngrams.sketch(_ngrams.features(counts), SKETCH, seed)
     return rows if embeddings is None else np.hstack([rows, embeddings.astype(np.float32)])
 
 
-def _block_arrays(rows: NDArray[np.float32], split: _blocks.Split) -> dict[str, NDArray[Any]]:
-    axes = _blocks.axes(rows)
-    model = _blocks.block_model(axes.project(rows), split)
-    return {
-        "centre": axes.centre,
-        "directions": axes.directions,
-        "means": model.means,
-        "sizes": model.sizes,
-        "within": model.within,
-        "own_scores": model.own_scores(),
-    }
+def _answer_features(sample: Window, classes: Sequence[str]) -> Floats:
+    assert sample.logits is not None  # noqa: S101 - asked only of windows with answers
+    confidence = _shares.confidence(sample.logits)[:, None]
+    return _channels.classes(_shares.answers(sample.logits, sample.classes), classes, confidence)
 
 
-def _alike(
-    sample: Window, arrays: Mapping[str, NDArray[Any]], answers: list[str], split: _blocks.Split
-) -> dict[str, float]:
-    """Intraclass correlation of each descriptor (by rank), of answers, labels and confidence."""
-    from scipy.stats import rankdata
+def _block_arrays(whole: Window, split: _blocks.Split, seed: int) -> dict[str, NDArray[Any]]:
+    """The channels of the reference. Labels have blocks of their own: they may be few."""
+    features = _dense(_ngrams.count(whole.texts), _embeddings(whole), seed)
+    channels = {TEXT: _channels.fit(features, split)}
+    if whole.logits is not None and whole.classes:
+        channels[ANSWERS] = _channels.fit(_answer_features(whole, whole.classes), split)
+    labelled = whole.labelled()
+    names = [str(label) for label in labelled.labels]
+    by_label = _blocks.by_day(labelled.times) if names else None
+    channels[LABELS] = _channels.fit(_channels.classes(names, sorted(set(names))), by_label)
+    found = [channel.arrays(name) for name, channel in channels.items() if channel is not None]
+    return {key: array for arrays in found for key, array in arrays.items()}
 
-    ranks = {name: arrays["descriptors"][:, i] for i, name in enumerate(_sentinels.DESCRIPTORS)}
-    if "confidence" in arrays:
-        ranks["confidence"] = arrays["confidence"]
-    found = {name: _blocks.intraclass(rankdata(column)[:, None], split) for name, column in ranks.items()}
-    if answers:
-        found["answers"] = _blocks.intraclass(_indicators(answers), split)
-    labelled = [row for row, label in enumerate(sample.labels) if label is not None]
+
+def _alike(whole: Window, split: _blocks.Split) -> dict[str, float]:
+    """Intraclass correlation of answers, labels and confidence (by rank)."""
+    found: dict[str, float] = {}
+    if whole.logits is not None and whole.classes:
+        ranks = rankdata(_shares.confidence(whole.logits))[:, None]
+        found["confidence"] = _blocks.intraclass(ranks, split)
+        found[ANSWERS] = _blocks.intraclass(_indicators(_shares.answers(whole.logits, whole.classes)), split)
+    labelled = [row for row, label in enumerate(whole.labels) if label is not None]
     if labelled:
-        labels = _indicators([str(sample.labels[row]) for row in labelled])
-        found["labels"] = _blocks.intraclass(labels, replace(split, block=split.block[labelled]))
+        labels = _indicators([str(whole.labels[row]) for row in labelled])
+        found[LABELS] = _blocks.intraclass(labels, replace(split, block=split.block[labelled]))
     return found
 
 
@@ -219,14 +272,14 @@ def _indicators(names: list[str]) -> NDArray[np.float64]:
 
 
 def _usual_auc(
-    counts: Any, embeddings: NDArray[np.float16] | None, split: _blocks.Split | None, seed: int
+    sample: Window, counts: Any, embeddings: NDArray[np.float16] | None, seed: int
 ) -> tuple[float, float]:
-    """How well parts of the reference can be told from the rest of it, mean and standard deviation:
+    """How well parts of the sample can be told from the rest of it, mean and standard deviation:
     blocks of days where there are dates, random parts else."""
     kernel = _ngrams.kernel(counts, None if embeddings is None else embeddings.astype(np.float32))
     if kernel is None:
         return 0.5, 0.0
-    rows = counts.shape[0]
+    rows, split = counts.shape[0], _blocks.by_day(sample.times)
     if split is not None:
         members = (split.block == np.arange(split.count)[:, None]).astype(np.float32)
     else:

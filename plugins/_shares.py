@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keeperd.api import Signal
+from keeperd.api import JSON, Signal
 from keeperd_plugins import _permutation
 
 if TYPE_CHECKING:
@@ -65,29 +65,46 @@ def compare(
         old, new, level.permutations, level.seed, level.inflation, level.freedom
     )
     drifted = shares.p <= level.alpha
-    moved = new / new.sum() - old / old.sum()
-    most = sorted(range(len(classes)), key=lambda i: (-abs(moved[i]), classes[i]))[:TOLD]
-    told = ", ".join(
-        f"{classes[i]!r} {moved[i] * 100:+.0f} points" for i in most[:3] if abs(moved[i]) >= 0.005
-    )
+    change = moved(before, now)
     return Signal(
         name=name,
         drifted=drifted,
-        summary=f"The {what} are in other proportions: {told} (p = {shares.p:.2g})."
+        summary=f"The {what} are in other proportions: {change.told} (p = {shares.p:.2g})."
         if drifted
         else f"The {what} are in the usual proportions (p = {shares.p:.2g}).",
         p_value=shares.p,
         effect=shares.distance,
         effect_unit="total variation",
         baseline=shares.usual,
-        facts={
-            "shares": {
-                classes[i]: {"current": float(new[i] / new.sum()), "reference": float(old[i] / old.sum())}
-                for i in most
-            },
-            "rows": int(new.sum()),
-        },
+        facts=change.facts,
     )
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What moved between two windows: total variation distance 0..1, the largest changes in words, and
+    facts {"shares": {class: {"current", "reference"}}, "rows"}."""
+
+    distance: float
+    told: str
+    facts: Mapping[str, JSON]
+
+
+def moved(before: Mapping[str, int], now: Sequence[str]) -> Moved:
+    """Shares of classes before (class -> rows) and now (class of each row), at least one row each."""
+    counted = Counter(now)
+    old, new = sum(before.values()), len(now)
+    shares = {
+        one: (counted[one] / new, before.get(one, 0) / old) for one in sorted(before.keys() | counted.keys())
+    }
+    most = sorted(shares, key=lambda one: (-abs(shares[one][0] - shares[one][1]), one))[:TOLD]
+    steps = {one: shares[one][0] - shares[one][1] for one in most}
+    told = ", ".join(
+        f"{one!r} {steps[one] * 100:+.0f} points" for one in most[:3] if abs(steps[one]) >= 0.005
+    )
+    facts = {one: {"current": shares[one][0], "reference": shares[one][1]} for one in most}
+    distance = sum(abs(a - b) for a, b in shares.values()) / 2
+    return Moved(distance, told, {"shares": facts, "rows": new})
 
 
 def compare_confidence(before: NDArray[np.float32], now: NDArray[np.float32], level: Level) -> Signal:

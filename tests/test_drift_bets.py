@@ -29,14 +29,22 @@ def alarm(blocks: list[Block], borne: float) -> int:
     return NEVER
 
 
-@pytest.mark.parametrize(("error", "holdout"), [(0.05, 300), (0.2, 1000)])
-def test_false_alarms_are_rare_over_half_a_year_at_the_very_limit(error: float, holdout: int) -> None:
+@pytest.mark.parametrize("error", [0.05, 0.2])
+def test_false_alarms_are_rare_over_half_a_year_at_the_very_limit(error: float) -> None:
+    draw = random.Random(1)
+    borne = bets.limit(1 - error, 1000)
+    days = ([day(draw, error + bets.TOLERANCE) for _ in range(180)] for _ in range(400))
+    assert sum(alarm(blocks, borne) < NEVER for blocks in days) / 400 <= 0.05
+
+
+@pytest.mark.parametrize(("error", "holdout"), [(0.05, 300), (0.2, 1000), (0.1, 50)])
+def test_without_a_loss_a_holdout_that_was_lucky_does_not_alarm(error: float, holdout: int) -> None:
     draw = random.Random(1)
     alarms = 0
     for _ in range(400):
         held = sum(draw.random() < error for _ in range(holdout)) / holdout
         borne = bets.limit(1 - held, holdout)
-        alarms += alarm([day(draw, error + bets.TOLERANCE) for _ in range(180)], borne) < NEVER
+        alarms += alarm([day(draw, error) for _ in range(180)], borne) < NEVER
     assert alarms / 400 <= 0.05
 
 
@@ -44,7 +52,9 @@ def test_wealth_is_not_expected_to_grow_at_the_limit() -> None:
     draw = random.Random(2)
     wealth = []
     for _ in range(4000):
-        _, watch = bets.count(None, [day(draw, 0.2) for _ in range(5)], 0.2)
+        rows = [float(draw.random() < 0.2) for _ in range(20)]
+        # blocks of one row: none of them can gain so much that a part is given away
+        _, watch = bets.count(None, [Block([loss], 0.0, int(loss)) for loss in rows], 0.2)
         wealth.append(watch.wealth)
     assert 0.8 < sum(wealth) / len(wealth) < 1.05
 
@@ -116,6 +126,7 @@ def test_losses_below_zero_never_ruin_a_bet() -> None:
 
 def test_the_limit_allows_for_a_finite_holdout() -> None:
     assert bets.limit(0.9, 0) == pytest.approx(0.15)
-    assert 0.15 < bets.limit(0.9, 1000) < bets.limit(0.9, 300) < 0.18
-    assert bets.limit(1.0, 300) > 0.05
+    assert bets.limit(0.9, 1000) == pytest.approx(0.15)  # the tolerance is more than luck could do
+    assert 0.18 < bets.limit(0.9, 50) < 0.2
+    assert bets.limit(1.0, 20) > 0.1
     assert bets.limit(0.0, 10) == bets.MOST

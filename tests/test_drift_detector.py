@@ -13,14 +13,15 @@ import pytest
 
 from keeperd.api import Context, PluginError, Signal, Statistics, Window
 from keeperd.drift import reference
-from keeperd_plugins.two_sample_detector import TwoSampleDetector, TwoSampleOptions
+from keeperd_plugins._check_options import CheckOptions
+from keeperd_plugins.two_sample_detector import TwoSampleDetector
 from tests.conftest import TOPICS, labelled_texts
 
 KNOWN = ("food", "sport", "travel")
 
 
 def detector(**options: Any) -> TwoSampleDetector:
-    return TwoSampleDetector(TwoSampleOptions(permutations=499, **options))
+    return TwoSampleDetector(CheckOptions(permutations=499, **options))
 
 
 @pytest.fixture

@@ -22,11 +22,11 @@ ALPHA = 0.05
 """Chance of a false alarm, over all time."""
 TOLERANCE = 0.05
 """Loss of accuracy that is borne."""
-SURE = 1.15
+SURE = 1.64
 """Standard errors by which the accepted error may be too low by luck."""
-STAKES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
-"""Share of its wealth that each bet can lose on one row: small ones find small losses."""
-RESERVE = 0.5
+STAKES = (1 / 12, 1 / 3)
+"""Share of its wealth that each bet can lose on one row: the small one finds small losses."""
+RESERVE = 0.2
 """Share of the first wealth that is kept back ..."""
 PATIENCE = 50
 """... and after n blocks, a share 1 / (n + PATIENCE) of what is left of it joins the bets: a loss that
@@ -94,21 +94,20 @@ class LabelWatch:
 
 
 def limit(accepted: float, rows: int, tolerance: float = TOLERANCE) -> float:
-    """The error rate up to which nothing is said, 0..1.
-
-    The accepted error was counted on so many held-out rows, and by luck may be too low; endless betting
-    against a limit that is too low ends in an alarm. So it is taken as its upper bound at `SURE` standard
-    errors (Wilson 1927), then the tolerance is added.
+    """The error rate up to which nothing is said, 0..1: the accepted error and the tolerance; or its upper
+    bound at `SURE` standard errors (Wilson 1927), where so few held-out rows were counted that it may be
+    too low by more than the tolerance.
 
     Args:
         accepted: accuracy that the champion was accepted with, 0..1.
         rows: held-out rows that it was counted on; 0: it is exact.
     """
     error, square = 1 - accepted, SURE * SURE
+    bound = 0.0
     if rows:
         spread = SURE * math.sqrt(error * (1 - error) / rows + square / (4 * rows * rows))
-        error = (error + square / (2 * rows) + spread) / (1 + square / rows)
-    return min(error + tolerance, MOST)
+        bound = (error + square / (2 * rows) + spread) / (1 + square / rows)
+    return min(max(error + tolerance, bound), MOST)
 
 
 def count(
