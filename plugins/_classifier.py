@@ -131,8 +131,11 @@ class Outputs:
     features: np.ndarray
 
 
-def run(classifier: Classifier, ids: Sequence[Sequence[int]], context: Context) -> Outputs:
-    """Run the model in evaluation mode on tokenised rows, in batches of similar length.
+def run(
+    classifier: Classifier, ids: Sequence[Sequence[int]], context: Context, bf16: bool = False
+) -> Outputs:
+    """Run the model in evaluation mode on tokenised rows, in batches of similar length; with `bf16` in
+    bfloat16, which some processors do two to three times as fast, at two to three digits.
 
     Raises:
         Stopped: `context.should_stop()` said so.
@@ -141,7 +144,8 @@ def run(classifier: Classifier, ids: Sequence[Sequence[int]], context: Context) 
     logits = np.zeros((len(ids), classifier.last_linear.out_features), np.float32)
     embeddings: np.ndarray | None = None
     features = np.zeros((len(ids), classifier.last_linear.in_features), np.float32)
-    with torch.inference_mode(), captured(classifier.model) as seen:
+    reduced = torch.autocast(classifier.device, torch.bfloat16, enabled=bf16)
+    with torch.inference_mode(), reduced, captured(classifier.model) as seen:
         for rows in by_length(ids):
             if context.should_stop():
                 raise Stopped("stopped while the model was run on rows; nothing was changed")

@@ -8,6 +8,7 @@ First the head, then everything: an untrained head would tear at good features (
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def fine_tune(
         figures of the training.
     """
     meter = _figures.Meter(context.device)
-    prepared = _prepare.prepare(job, context)
+    bf16 = _prepare.use_bf16(options.bf16, context.device)
+    prepared = replace(_prepare.prepare(job, context), bf16=bf16)
     champion = _wise.snapshot(prepared) if options.wise and prepared.known else None
     loop, progress, before, finish = _trained(job, prepared, context, options, set_up)
     prepared.classifier.model = finish()
@@ -61,6 +63,7 @@ def train_joint(
     """Train a candidate from the base model on all rows at hand and save it; as `fine_tune`."""
     meter = _figures.Meter(context.device)
     prepared, before = _prepare.prepare_joint(job, context)
+    prepared = replace(prepared, bf16=_prepare.use_bf16(options.bf16, context.device))
     loop, progress, _, finish = _trained(job, prepared, context, options, set_up)
     prepared.classifier.model = finish()
     figures = _figures_of(prepared, progress, loop)
@@ -130,7 +133,7 @@ def _figures_of(prepared: Prepared, progress: Progress, loop: Loop) -> dict[str,
         "memory_rows": len(prepared.memory),
         "epochs": len(progress.scores) - 1,
         "train_loss": progress.train_loss,
-        "bf16": loop.bf16,
+        "bf16": prepared.bf16,
         "note": f"kept {kept}, the best on {len(prepared.validation)} validation rows",
     }
     if len(prepared.validation):

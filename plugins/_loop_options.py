@@ -39,7 +39,7 @@ class WiseOptions(Options):
 class LoopOptions(PriorOptions):
     """Options of every strategy that fine-tunes, from the champion or from the base model."""
 
-    epochs: int = Field(3, ge=1, le=100, description="passes over the new rows, each with its replayed rows")
+    epochs: int = Field(3, ge=1, le=100, description="passes over the rows")
     batch_size: int = Field(32, ge=1, le=4096, description="rows of one step")
     accumulate: int = Field(
         1, ge=1, le=256, description="parts that a batch is run in, one by one: the same steps in less memory"
@@ -69,13 +69,15 @@ class UpdateOptions(LoopOptions, WiseOptions):
     """Options of every strategy that fine-tunes the champion: what keeps it from forgetting. All of them
     go together; 0 or "none" leaves one out."""
 
+    epochs: int = Field(2, ge=1, le=100, description="passes over the new rows, each with its replayed rows")
     replay: float = Field(
         1.0, ge=0, le=10, description="replayed old rows for each new row (Rolnick et al. 2019, NeurIPS)"
     )
     distill: float = Field(
-        0.3,
+        0.1,
         ge=0,
-        description="pull to the champion's logits on replayed rows (DER++; Buzzega et al. 2020, NeurIPS)",
+        description="pull to the champion's logits on replayed rows (DER++; Buzzega et al. 2020, NeurIPS);"
+        " more of it means fewer changed answers, and new labels that are learnt less well",
     )
     kd: float = Field(
         0.0,

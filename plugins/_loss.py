@@ -45,13 +45,19 @@ class Loss:
         given = logits[:, :known]
         old = [position for position, row in enumerate(rows) if row >= self.new]
         if options.distill and old and known:
-            gap = nn.functional.mse_loss(given[old], wanted[old])
+            gap = nn.functional.mse_loss(_centred(given[old]), _centred(wanted[old]))
             loss = loss + options.distill * len(old) / len(rows) * gap
         if options.kd and known:
             loss = loss + options.kd * softened_gap(given, wanted, options.kd_temperature)
         if self.regulariser is not None:
             loss = loss + options.strength * self.regulariser(Answered(given, wanted))
         return loss
+
+
+def _centred(logits: torch.Tensor) -> torch.Tensor:
+    """Logits with a mean of 0 in each row. A number added to all of them says nothing of the old classes
+    among themselves; held fast it would keep new classes from ever being the answer."""
+    return logits - logits.mean(1, keepdim=True)
 
 
 def softened_gap(given: torch.Tensor, wanted: torch.Tensor, temperature: float) -> torch.Tensor:

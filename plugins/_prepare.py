@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ class Prepared:
         known: how many of the classes, the first ones, the champion knows.
         fresh: bool (v,), False for validation rows that are old.
         seen: int64 (classes,), rows of each class that the candidate will have been trained on.
+        bf16: compute in bfloat16 wherever the figures are not for people.
     """
 
     classifier: Classifier
@@ -44,6 +46,7 @@ class Prepared:
     validation: Rows
     fresh: np.ndarray
     seen: np.ndarray
+    bf16: bool = False
 
     def mix(self, replayed: float) -> np.ndarray:
         """float64 (classes,): rows of each class when all new rows are met with `replayed` old ones."""
@@ -149,7 +152,7 @@ def fit_head(prepared: Prepared, options: PriorOptions, context: Context) -> tup
         np.concatenate([new.features, memory.features]), np.concatenate([new.labels, memory.labels])
     )
     shift = prior_shift(prepared, len(prepared.memory), options)
-    figures = _head.fit(prepared.classifier.last_linear, train, validation, shift, context)
+    figures = _head.fit(prepared.classifier.last_linear, train, validation, shift, context, prepared.known)
     return figures, _answers(outputs, prepared.known)
 
 
@@ -157,6 +160,16 @@ def champions_answers(prepared: Prepared, context: Context) -> Answers:
     """The champion's answers alone, bit by bit those of `fit_head`."""
     context.progress(0.0, "reading rows with the frozen model")
     return _answers(_read(prepared, context), prepared.known)
+
+
+def use_bf16(wanted: str, device: str) -> bool:
+    """Whether to compute in bfloat16, for "auto", "on" or "off"; float32 weights are kept either way."""
+    if wanted != "auto":
+        return wanted == "on"
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def prior_shift(prepared: Prepared, replayed: float, options: PriorOptions) -> torch.Tensor:
@@ -174,7 +187,8 @@ def validate(prepared: Prepared, context: Context) -> tuple[float, float]:
     rows = prepared.validation
     if not len(rows):
         return 0.0, 0.0
-    logits = torch.tensor(_classifier.run(prepared.classifier, rows.tokens, context).logits).double()
+    outputs = _classifier.run(prepared.classifier, rows.tokens, context, prepared.bf16)
+    logits = torch.tensor(outputs.logits).double()
     labels = torch.tensor(rows.labels)
     accuracy = (logits.argmax(1) == labels).double().mean()
     return float(accuracy), float(torch.nn.functional.cross_entropy(logits, labels))
@@ -205,7 +219,12 @@ def _sets(prepared: Prepared) -> tuple[Rows, Rows, Rows]:
 
 
 def _read(prepared: Prepared, context: Context) -> list[_classifier.Outputs]:
-    return [_classifier.run(prepared.classifier, rows.tokens, context) for rows in _sets(prepared)]
+    """Of new, memory and validation rows; the last are compared with the candidate's, and so exact."""
+    reduced = (prepared.bf16, prepared.bf16, False)
+    return [
+        _classifier.run(prepared.classifier, rows.tokens, context, bf16)
+        for rows, bf16 in zip(_sets(prepared), reduced, strict=True)
+    ]
 
 
 def _answers(outputs: Sequence[_classifier.Outputs], known: int) -> Answers:

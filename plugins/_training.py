@@ -86,8 +86,9 @@ class Loop:
             shift=prior_shift(prepared, self.replayed, options).to(context.device),
             regulariser=regulariser,
         )
-        self.bf16 = use_bf16(options.bf16, context.device)
-        self.optimiser = torch.optim.AdamW(self._groups(model.base_model_prefix), lr=0.0)
+        # On the processor the fused steps take half the time; on a GPU they are few and short anyway.
+        fused = context.device == "cpu"
+        self.optimiser = torch.optim.AdamW(self._groups(model.base_model_prefix), lr=0.0, fused=fused)
         self.best: dict[str, torch.Tensor] = {}
 
     def run(self, start: int, progress: Progress) -> Progress:
@@ -191,7 +192,7 @@ class Loop:
         device = self.context.device
         model = self.prepared.classifier.model.train()
         tokens, mask = pad([self.tokens[row] for row in rows], self.prepared.classifier.encode.pad, device)
-        with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(device, torch.bfloat16, enabled=self.prepared.bf16):
             logits: torch.Tensor = model(input_ids=tokens, attention_mask=mask).logits
         return logits.float()
 
@@ -227,16 +228,6 @@ class Loop:
             "best": progress.best,
         }
         _checkpoint.save(self.context.resume, self.work, step, tensors, state)
-
-
-def use_bf16(wanted: str, device: str) -> bool:
-    """Whether to compute in bfloat16; float32 weights are kept either way."""
-    if wanted != "auto":
-        return wanted == "on"
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -42,7 +42,7 @@ def interpolate(prepared: Prepared, champion: Mapping[str, torch.Tensor], contex
     losses = []
     for alpha in ALPHAS:
         line.put(alpha)
-        logits = _classifier.run(prepared.classifier, rows.tokens, context).logits
+        logits = _classifier.run(prepared.classifier, rows.tokens, context, prepared.bf16).logits
         losses.append(_head.tempered_losses(logits, rows.labels))
     alpha = ALPHAS[_nearest(losses)]
     line.put(alpha)

@@ -1,7 +1,6 @@
 """Strategy "freeze": as "full", but only the top layers of the encoder are trained.
 
-The lower layers need neither gradients nor optimiser state, so that its steps are cheaper; on streams
-whose language moves it fell a point or two short of "full".
+The lower layers need neither gradients nor optimiser state, so that its steps are cheaper.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Strategy "head": refit the last layer on frozen features. Seconds of cost.
+"""Strategy "head": refit the last layer on frozen features, held to the champion's. Seconds of cost.
 
-Where new labels appear this came within two points of training from scratch on all rows ever seen, at
-3 % of the cost; where the language itself moves it falls short of "full".
+Where new labels appear this comes close to "full"; where the language itself moves it falls short of it.
+bench/strategies.py has the figures.
 """
 
 from __future__ import annotations

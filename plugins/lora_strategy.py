@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class LoraOptions(UpdateOptions):
     """Options of "lora"."""
 
+    epochs: int = Field(3, ge=1, le=100, description="passes over the new rows, each with its replayed rows")
     body_lr: float = Field(1e-3, gt=0, lt=1, description="learning rate of the small matrices")
     rank: int = Field(8, ge=1, le=1024, description="rank of the small matrices")
     alpha: float = Field(16.0, gt=0, description="their scale, divided by the rank")

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from keeperd.api import Context, PluginError, Stopped, Strategy, TrainJob, Window
-from keeperd_plugins import _classifier, _figures, _loss, _prepare, _regularisers, _wise
+from keeperd_plugins import _classifier, _figures, _head, _loss, _prepare, _regularisers, _wise
 from keeperd_plugins._loop_options import PriorOptions, UpdateOptions
 from keeperd_plugins.freeze_strategy import FreezeStrategy
 from keeperd_plugins.full_strategy import FullStrategy
@@ -145,6 +145,19 @@ def test_softened_gap_is_the_kl_divergence() -> None:
     expected = 0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5)
     assert float(_loss.softened_gap(given, wanted, 1.0)) == pytest.approx(expected, rel=1e-5)
     assert float(_loss.softened_gap(wanted, wanted, 3.0)) == pytest.approx(0, abs=1e-6)
+
+
+def test_der_compares_old_labels_among_themselves() -> None:
+    teacher = torch.tensor([[0.0, 0.0], [4.0, 0.0]])
+    labels, shift = torch.tensor([2, 0]), torch.zeros(3)
+
+    def loss(distill: float, old: list[float]) -> float:
+        options = UpdateOptions(distill=distill)
+        made = _loss.Loss(options, labels, teacher, new=1, shift=shift, regulariser=None)
+        return float(made(torch.tensor([[0.0, 0.0, 5.0], [*old, 1.0]]), [0, 1]))
+
+    assert loss(1.0, [3.0, -1.0]) == pytest.approx(loss(0.0, [3.0, -1.0]))
+    assert loss(1.0, [4.0, -2.0]) == pytest.approx(loss(0.0, [4.0, -2.0]) + 0.5)
 
 
 def test_every_regulariser_that_the_options_name_exists() -> None:
@@ -361,6 +374,21 @@ def test_without_the_head_first_the_training_is_another(
     bare, _ = full(tmp_path / "bare", job, head_first=False)
     assert digest(first) != digest(bare)
     assert TASK.classes(bare) == (*TOPICS, "music")
+
+
+def test_the_head_is_held_to_what_the_champion_knows(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 4)).astype(np.float32)
+    rows = _head.Labelled(features, np.repeat([0, 1, 2], 20))
+    none = _head.Labelled(features[:0], rows.labels[:0])
+    layer = torch.nn.Linear(4, 3)
+    before = layer.weight.detach().clone()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_head, "PENALTIES", (1e9,) * 4)
+        _head.fit(layer, rows, none, torch.zeros(3), Context(workdir=tmp_path), known=2)
+    held = layer.weight.detach()
+    assert torch.allclose(held[:2], before[:2], atol=1e-4)
+    assert torch.allclose(held[2], torch.zeros(4), atol=1e-4)
 
 
 # --- strategies -------------------------------------------------------------------------------------
