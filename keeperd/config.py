@@ -134,11 +134,19 @@ class Intake(Table):
 class Decide(Table):
     """When drift leads to an update: drift x harm x amount x cooldown x budget."""
 
-    detectors: list[str] = Field(["two-sample"], description="detector plugins")
+    detectors: list[str] = Field(["monitor"], min_length=1, description="detector plugins")
     report: str | None = Field(
         "evidently", description="detector plugin that renders a full HTML report when there is drift"
     )
-    alpha: float = Field(0.01, gt=0.0, lt=0.5, description="chance of a false alarm of one check")
+    on_drift: Literal["tell", "ask", "update"] = Field(
+        "tell", description="what to do about drift of which no harm is proven; an update needs labels"
+    )
+    alpha: float = Field(
+        0.01,
+        gt=0.0,
+        lt=0.5,
+        description="chance of a false alarm of one check, of detectors without a budget",
+    )
     min_window: int = Field(50, ge=1, description="fewer rows wait for more before they are judged")
     min_labelled: int = Field(50, ge=2, description="fewer labelled rows are not trained on")
     harm: float = Field(
@@ -165,7 +173,7 @@ class Training(Table):
     holdout_rows: int = Field(
         1000, ge=20, description="most rows of the memory holdout, on which forgetting is measured"
     )
-    reference_rows: int = Field(1000, ge=20, description="most rows of the reference window")
+    reference_rows: int = Field(5000, ge=20, description="most rows of the reference window")
     window_rows: int = Field(20_000, ge=10, description="most new rows in one update, the newest first")
     deadline: Duration = Field(timedelta(hours=6), description="a training that takes longer is stopped")
 
@@ -246,7 +254,7 @@ class Notify(Table):
 
     plugin: str = Field(description="notifier plugin")
     events: list[str] = Field(
-        ["drift", "promoted", "rejected", "rolled back", "failed", "suspect", "approval", "alert"],
+        ["drift", "ask", "promoted", "rejected", "rolled back", "failed", "suspect", "approval", "alert"],
         description="kinds of events that are sent",
     )
     models: list[str] = Field([], description="models whose events are sent; empty: all")

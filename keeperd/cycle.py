@@ -89,11 +89,12 @@ def assess(cycle: Cycle, kit: Kit) -> Outcome | None:
         return None
     report = drift.Report.from_json(done.result)
     decision = drift.decide(report, kit.settings.decide, kit.settings.update, kit.history())
-    facts = {"assess": done.result, "decision": decision.to_json(), "report": kit.keep_report(done)}
+    told = {name: value for name, value in done.result.items() if name != "states"}
+    facts = {"assess": told, "decision": decision.to_json(), "report": kit.keep_report(done)}
     record = kit.record.assessment(done.result, decision, cycle.facts["batches"])
     if decision.action == "update":
         return Outcome("UPDATE", decision.why, facts, "drift" if report.drifted else "step", record)
-    kind = {"tell": "drift", "suspect": "suspect"}.get(decision.action, "skipped")
+    kind = {"tell": "drift", "ask": "ask", "suspect": "suspect"}.get(decision.action, "skipped")
     return Outcome("SKIPPED", decision.why, facts, kind, record)
 
 

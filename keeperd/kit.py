@@ -91,6 +91,7 @@ class Kit:
             "batches": list(window),
             "states": self._states,
             "cycle": self._cycle.id,
+            "now": self.now.date().isoformat(),
         }
 
     def train_inputs(self) -> dict[str, JSON]:
@@ -138,12 +139,14 @@ class Kit:
     def history(self) -> drift.History:
         """What the decision needs to know of the past."""
         updates = self.store.updates_since(self._cycle.model, self.now - WEEK)
+        window = set(self._cycle.facts.get("batches", ()))
+        earlier = [one for one in self.store.batches(self._cycle.model, "judged") if one.sha not in window]
         return drift.History(
             now=self.now,
             last_update=updates[-1] if updates else None,
             updates_in_week=len(updates),
             trigger=self._cycle.trigger,
-            labelled_before=sum(one.labelled for one in self.store.batches(self._cycle.model, "judged")),
+            labelled_before=sum(one.labelled for one in earlier),
         )
 
     # --- batches ---
@@ -155,8 +158,10 @@ class Kit:
         _move(done.out / "quarantine.jsonl", self.files.quarantine / f"{done.run}.jsonl")
 
     def window_with(self, batch: str | None) -> list[str]:
-        """Batches that wait to be judged, oldest first, and the one that is about to join them."""
-        waiting = [one.sha for one in self.store.batches(self._cycle.model, "new")]
+        """Batches that wait to be judged, oldest first, and the one that is about to join them. Where the
+        operator asks for an update, also those that were judged and left alone."""
+        states = ("new", "judged") if self._cycle.trigger == "manual" else ("new",)
+        waiting = [one.sha for one in self.store.batches(self._cycle.model, *states)]
         return waiting if batch is None or batch in waiting else [*waiting, batch]
 
     def new_labelled_batches(self, exclude: Sequence[str]) -> list[str]:

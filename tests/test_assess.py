@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from tests.words import LABELS, WordTask, write_model, write_onnx, write_rows
 KNOWN = {"hello": "ham", "prize": "spam", "vote": "news", "dinner": "ham", "winner": "spam", "party": "news"}
 FILLER = ("we", "the", "and", "now", "again", "maybe", "please", "today", "about", "with", "very", "soon")
 PNG = b"\x89PNG"
+
+
+DECIDE = config.Decide(detectors=["two-sample"], report=None)
 
 
 def said(
@@ -65,16 +69,15 @@ def job(tmp_path: Path) -> Job:
     versions.seal(folder, "mail", 1)
     with Predictor(folder) as predictor:
         window = reference.window(rows.read([folder / "reference" / "rows.parquet"]))
-        reference.fit_reference(["two-sample"], load, answered(window, predictor), folder / "reference", context)
+        seen = answered(window, predictor)
+        reference.fit_reference(DECIDE, load, seen, folder / "reference", context)
     made = Job(
         kind="assess",
         model="mail",
         folder=run,
         state=state,
-        settings=config.Model(
-            base=tmp_path, watch=[tmp_path], task="words", decide=config.Decide(report=None)
-        ),
-        inputs={"champion": 1, "batches": ["b1"], "states": {}, "cycle": 7},
+        settings=config.Model(base=tmp_path, watch=[tmp_path], task="words", decide=DECIDE),
+        inputs={"champion": 1, "batches": ["b1"], "states": {}, "cycle": 7, "now": "2026-11-26"},
         context=context,
         load=load,
     )
@@ -103,7 +106,9 @@ def test_a_window_like_the_reference_has_not_drifted(job: Job) -> None:
     assert report.harm.how == "estimate" and not report.harm.abstained
     assert report.harm.accuracy == pytest.approx(0.87, abs=0.15)
     assert report.suspect == drift.Suspect()
-    assert report.states == {"two-sample": None} and report.examples == ()
+    assert report.states["detectors"] == {"two-sample": {"": None}}
+    assert report.states["counted"] == ["b1"] and report.states["labels"]["rows"] == 0
+    assert report.examples == () and not report.news
     assert (job.out / "report" / "drift-accuracy.png").read_bytes().startswith(PNG)
     assert not (job.out / "report" / "drift-words.png").exists()
 
@@ -158,14 +163,74 @@ def test_new_labels_are_counted_and_no_poison(job: Job) -> None:
     assert not report.suspect.suspect
 
 
-def test_only_the_newest_rows_are_looked_at(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_spread_over_a_large_window(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assess, "MOST_ROWS", 100)
     monkeypatch.setattr(assess, "MOST_LABELLED", 25)
     old, labels = said(200, list(KNOWN), 9)
     add(job, "b2", [f"{text} obsolete" for text in old], labels)
     report = run(of(job, "b2", "b1"))
-    assert not report.drifted
-    assert (report.rows, report.labelled, report.harm.rows) == (350, 200, 25)
+    # the 25 newest labelled rows, and those among the rows that are spread over the window
+    assert (report.rows, report.labelled, report.harm.rows) == (350, 200, 75)
+    text = report.signals[0]
+    obsolete = next(word for word in text["words"] if "obsolete" in word["term"])
+    assert text["facts"]["rows"] == 100 and obsolete["current"] == pytest.approx(200 / 350, abs=0.02)
+
+
+def test_labels_count_once_in_the_bets_and_never_where_they_look_wrong(job: Job) -> None:
+    add(job, "b2", *said(60, list(KNOWN), 9))
+    once = run(of(job, "b2"))
+    again = run(replace(of(job, "b2"), inputs={**of(job, "b2").inputs, "states": once.states}))
+    assert once.watch.rows == again.watch.rows == 60 and once.watch.since == "2026-11-26"
+    assert again.states["labels"] == once.states["labels"]
+    add(job, "b3", *said(60, list(KNOWN), 10))
+    more = of(job, "b2", "b3")
+    grown = run(replace(more, inputs={**more.inputs, "states": once.states}))
+    assert grown.watch.rows == 120 and grown.states["counted"] == ["b2", "b3"]
+    texts, labels = said(100, list(KNOWN), 11)
+    add(job, "b4", texts, ["ham" if label == "spam" else "spam" for label in labels])
+    wrong = run(replace(of(job, "b4"), inputs={**of(job, "b4").inputs, "states": once.states}))
+    assert wrong.suspect.suspect and wrong.watch.rows == 60
+
+
+def test_a_detector_is_told_which_rows_it_was_shown_before(job: Job) -> None:
+    folder = job.paths.version(1) / "reference"
+    days = [datetime(2026, 10, 1, tzinfo=UTC) + timedelta(days=row // 15) for row in range(300)]
+    write_rows(folder / "rows.parquet", *said(300, list(KNOWN), 2), times=days)
+    monitored = replace(job, settings=job.settings.model_copy(update={"decide": config.Decide(report=None)}))
+    first = run(of(monitored, "b1"))
+    seen = replace(of(monitored, "b1"), inputs={**of(monitored, "b1").inputs, "states": first.states})
+    channel = first.states["detectors"]["monitor"][""]["channels"]["text"]
+    assert channel["rows"] == 150
+    assert run(seen).states["detectors"]["monitor"][""]["channels"]["text"]["rows"] == 150
+
+
+def test_each_source_is_compared_with_its_own_past(job: Job) -> None:
+    folder = job.paths.version(1) / "reference"
+    words = list(KNOWN)
+    mail, web = said(250, words[:3], 2), said(250, words[3:], 3)
+    places = ["mail"] * 250 + ["web"] * 250
+    write_rows(folder / "rows.parquet", mail[0] + web[0], mail[1] + web[1], sources=places)
+    with Predictor(job.paths.version(1)) as predictor:
+        seen = answered(reference.window(rows.read([folder / "rows.parquet"])), predictor)
+        shutil.rmtree(folder / "two-sample")
+        reference.fit_reference(DECIDE, load, seen, folder, job.context)
+    assert reference.known_sources(folder) == ["mail", "web"]
+
+    def signals(texts: list[str], places: list[str]) -> dict[str, bool]:
+        write_rows(job.paths.batch("b2"), texts, [None] * len(texts), sources=places)
+        report = run(of(job, "b2"))
+        assert set(report.states["detectors"]["two-sample"]) == {
+            one if one != "fax" else "" for one in places
+        }
+        return {one["name"]: one["drifted"] for one in report.signals if one["name"].startswith("text")}
+
+    usual, swapped = said(120, words[:3], 5)[0], said(120, words[3:], 6)[0]
+    assert signals(usual, ["mail"] * 120) == {"text (mail)": False}
+    assert signals(swapped, ["mail"] * 120) == {"text (mail)": True}
+    assert signals(swapped + usual, ["web"] * 120 + ["mail"] * 120) == {
+        "text (mail)": False, "text (web)": False,
+    }  # fmt: skip
+    assert signals(said(120, words, 7)[0], ["fax"] * 120) == {"text": False}
 
 
 class Broken:

@@ -11,6 +11,7 @@ import pytest
 from keeperd import drift
 from keeperd.config import Decide
 from keeperd.drift import Harm, History, Report, Suspect, decide
+from keeperd.drift.bets import LabelWatch
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 POLICY = Decide()
@@ -27,6 +28,8 @@ def labels(loss: float, spread: float = 0.01, p: float = 0.001, rows: int = 200)
 HURTS, HARMLESS, UNCLEAR = labels(0.1), labels(0.0), labels(0.03, 0.05, 0.2)
 UNKNOWN = Harm(why="too few rows to guess from; label some")
 GUESS = Harm("estimate", 500, 0.9, 0.6, 0.3, 0.2, 0.5, None, False, "a guess")
+ALARMED = LabelWatch(True, 25.0, 140, "2026-11-20", 0.27, 0.15)
+QUIET = LabelWatch(False, 1.2, 140, "2026-11-20", 0.12, 0.15)
 WRONG = Suspect(True, 0.6, 0.2, "they agree with the champion on 40% of 200 rows")
 
 
@@ -55,8 +58,14 @@ TABLE: list[tuple[str, drift.Mode, Report, dict[str, Any], str, str]] = [
     # drift x harm
     ("harm", "drift", moved(HURTS), {}, "update", "it hurts"),
     ("no harm", "drift", moved(HARMLESS), {}, "tell", "does not hurt"),
-    ("unclear", "drift", moved(UNCLEAR), {}, "update", "may hurt"),
-    ("no labels", "drift", moved(UNKNOWN, labelled=0), {}, "tell", "please label"),
+    ("unclear", "drift", moved(UNCLEAR), {}, "tell", "not proven"),
+    ("no labels", "drift", moved(UNKNOWN, labelled=0), {}, "tell", "label some"),
+    ("told before", "drift", moved(HARMLESS, news=False), {}, "skip", "told before"),
+    ("told, harm now", "drift", moved(HURTS, news=False), {}, "update", "it hurts"),
+    # labels that trickle in
+    ("bets", "drift", calm(HARMLESS, watch=ALARMED), {}, "update", "more than the 15.0% that is borne"),
+    ("bets, few", "drift", calm(UNKNOWN, labelled=9, watch=ALARMED), {}, "tell", "please label"),
+    ("no bets", "drift", calm(HARMLESS, watch=QUIET), {}, "skip", "no drift"),
     ("a guess", "drift", moved(GUESS, labelled=0), {}, "tell", "no proof"),
     ("calm", "drift", calm(HARMLESS), {}, "skip", "no drift"),
     ("calm, no labels", "drift", calm(UNKNOWN, labelled=0), {}, "skip", "no drift"),
@@ -113,8 +122,33 @@ def test_the_table(mode: drift.Mode, given: Report, past: dict[str, Any], action
     assert decision == decide(given, POLICY, mode, history(**past))
 
 
-def test_every_action_and_mode_is_in_the_table() -> None:
-    assert {row[4] for row in TABLE} == set(get_args(drift.Action))
+ON_DRIFT: list[tuple[str, Report, str]] = [
+    ("tell", moved(UNKNOWN), "tell"),
+    ("tell", moved(HURTS), "update"),
+    ("ask", moved(UNCLEAR), "ask"),
+    ("ask", moved(UNKNOWN, labelled=0), "ask"),
+    ("ask", moved(HARMLESS, news=False), "skip"),
+    ("ask", moved(HURTS), "update"),
+    ("ask", calm(HARMLESS), "skip"),
+    ("update", moved(UNCLEAR), "update"),
+    ("update", moved(HARMLESS), "update"),
+    ("update", moved(HARMLESS, news=False), "update"),
+    ("update", moved(UNKNOWN, labelled=0), "tell"),
+    ("update", calm(HARMLESS), "skip"),
+]
+
+
+@pytest.mark.parametrize(("on_drift", "given", "action"), ON_DRIFT)
+def test_what_the_operator_wants_of_drift_without_proven_harm(
+    on_drift: Any, given: Report, action: str
+) -> None:
+    decision = decide(given, POLICY.model_copy(update={"on_drift": on_drift}), "drift", history())
+    assert decision.action == action, decision.why
+
+
+def test_every_action_and_mode_is_in_a_table() -> None:
+    actions = {row[4] for row in TABLE} | {row[2] for row in ON_DRIFT}
+    assert actions == set(get_args(drift.Action))
     assert {row[1] for row in TABLE} == set(get_args(drift.Mode))
 
 

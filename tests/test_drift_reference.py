@@ -10,7 +10,7 @@ import pytest
 
 from keeperd import config, plugins, rows
 from keeperd.api import BadInputError, Component, Context, PluginError, Statistics, Window
-from keeperd.drift import reference
+from keeperd.drift import reference, sources
 from tests.conftest import labelled_texts
 from tests.words import write_rows
 
@@ -64,14 +64,33 @@ def load(kind: str, name: str) -> Component[Any]:
 
 def test_all_configured_detectors_are_fitted(tmp_path: Path) -> None:
     names = reference.detectors(config.Decide())
-    assert names == ["two-sample", "evidently"]
-    assert reference.detectors(config.Decide(report=None)) == ["two-sample"]
+    assert names == ["monitor", "evidently"]
+    assert reference.detectors(config.Decide(report=None)) == ["monitor"]
     window = Window(labelled_texts(60)[0])
-    reference.fit_reference(names, load, window, tmp_path, Context(tmp_path))
+    reference.fit_reference(config.Decide(), load, window, tmp_path, Context(tmp_path))
+    assert reference.known_sources(tmp_path) == []
     for name in names:
         assert reference.load_statistics(tmp_path / name).values
     with pytest.raises(PluginError, match="too little"):
-        reference.fit_reference(["two-sample"], load, Window(["a"]), tmp_path / "other", Context(tmp_path))
+        reference.fit_reference(config.Decide(), load, Window(["a"]), tmp_path / "other", Context(tmp_path))
+
+
+def test_sources_are_told_apart_where_there_are_two_with_rows_enough() -> None:
+    def known(**rows: int) -> list[str]:
+        names = [name for name, count in rows.items() for _ in range(count)]
+        return sources.own(Window(["text"] * len(names), sources=names))
+
+    assert known(mail=300, web=250, fax=20) == ["mail", "web"]
+    assert known(mail=300, fax=20) == ["mail"] and known(mail=500) == []
+    assert sources.own(Window(["text"] * 400)) == []
+    parts = sources.parts(Window(["a", "b", "c"], sources=["web", None, "fax"]), ["web"])
+    assert {name: list(part.texts) for name, part in parts.items()} == {"": ["b", "c"], "web": ["a"]}
+
+
+def test_a_damaged_list_of_sources_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "sources.json").write_text("{")
+    with pytest.raises(BadInputError, match=r"sources\.json is not readable"):
+        reference.known_sources(tmp_path)
 
 
 def test_rows_that_were_trained_on_are_left_out_where_there_are_enough_others(tmp_path: Path) -> None:

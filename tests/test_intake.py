@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,3 +216,15 @@ def test_progress_only_grows(box: Box) -> None:
     box.run()
     assert told == sorted(told)
     assert told[-1] == 0.9
+
+
+def test_a_row_without_a_time_is_as_old_as_its_file(tmp_path: Path) -> None:
+    box = Box(tmp_path)
+    path = box.put_rows(
+        "a.jsonl", {"text": "no time of its own"}, {"text": "its own time", "time": "2020-02-03"}
+    )
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    box.run()
+    days = dict(zip(*(box.table.column(name).to_pylist() for name in ("text", "time")), strict=True))
+    assert str(days["no time of its own"]) == "2023-11-14 22:13:20+00:00"
+    assert str(days["its own time"]).startswith("2020-02-03")

@@ -30,6 +30,7 @@ class House:
     def __init__(self, folder: Path) -> None:
         self.drop = folder / "drop"
         self.drop.mkdir()
+        self.folders = [self.drop]
         self.state = paths.StatePaths(folder / "state")
         self.model = self.state.model("m")
         self.model.batches.mkdir(parents=True)
@@ -50,7 +51,7 @@ class House:
             state=self.state,
             settings=config.Model.model_validate(self.settings),
             inputs={
-                "folders": [str(self.drop)],
+                "folders": [str(folder) for folder in self.folders],
                 "bootstrap": str(bootstrap) if bootstrap else None,
                 "champion": champion,
                 "settle_s": 0.5,
@@ -157,3 +158,18 @@ def test_all_readers_that_are_installed_are_used(house: House) -> None:
     assert {"text", "jsonl", "csv", "parquet"} <= kinds
     component: Component[Any] = load("reader", "parquet")
     assert component.name == "parquet"
+
+
+def test_rows_of_several_folders_bear_the_folder_as_their_source(house: House) -> None:
+    other = house.drop.parent / "web"
+    other.mkdir()
+    (house.drop / "a.txt").write_text("alone there is no source")
+    house.run()
+    assert rows.read([house.model.batch(house.batches[-1])]).column("source").to_pylist() == [None]
+    house.folders.append(other)
+    (house.drop / "b.txt").write_text("from the first folder")
+    (other / "c.jsonl").write_text('{"text": "from the second"}\n{"text": "named", "source": "fax"}\n')
+    house.run()
+    table = rows.read([house.model.batch(house.batches[-1])])
+    found = dict(zip(table.column("text").to_pylist(), table.column("source").to_pylist(), strict=True))
+    assert found == {"from the first folder": "drop", "from the second": "web", "named": "fax"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,13 @@ def write_model(folder: Path, words: Mapping[str, str], classes: Sequence[str] =
 
 
 def write_rows(
-    path: Path, texts: Sequence[str], labels: Sequence[str | None], split: str | Sequence[str] = "holdout"
+    path: Path,
+    texts: Sequence[str],
+    labels: Sequence[str | None],
+    split: str | Sequence[str] = "holdout",
+    *,
+    times: Sequence[datetime | None] = (),
+    sources: Sequence[str | None] = (),
 ) -> None:
     """A file of rows as intake freezes them, without fingerprints."""
     import pyarrow as pa
@@ -71,8 +78,8 @@ def write_rows(
         "id": [f"{path.stem}-{i}" for i in range(n)],
         "text": list(texts),
         "label": list(labels),
-        "time": [None] * n,
-        "source": ["feed"] * n,
+        "time": list(times) or [None] * n,
+        "source": list(sources) or ["feed"] * n,
         "split": [split] * n if isinstance(split, str) else list(split),
         "hash": list(range(n)),
         "bands": [[i] for i in range(n)],

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from keeperd.api import JSON
 from keeperd.config import Decide
+from keeperd.drift.bets import LabelWatch
 
-Action = Literal["update", "tell", "skip", "wait", "suspect"]
+Action = Literal["update", "tell", "ask", "skip", "wait", "suspect"]
 Mode = Literal["drift", "always", "schedule", "never"]
 
 NEW_LABEL_ROWS = 10
@@ -60,11 +61,17 @@ class Suspect:
 
 @dataclass(frozen=True)
 class Report:
-    """A drift report: what the detectors saw, and what it means for the champion."""
+    """A drift report: what the detectors saw, and what it means for the champion.
+
+    `news` is False where drift was found earlier and still holds; `watch` is what all labels since the
+    promotion say together.
+    """
 
     rows: int
     labelled: int
     drifted: bool
+    news: bool = True
+    watch: LabelWatch = field(default_factory=LabelWatch)
     signals: tuple[Mapping[str, JSON], ...] = ()
     harm: Harm = Harm()
     suspect: Suspect = Suspect()
@@ -87,6 +94,7 @@ class Report:
         known = {one.name: value[one.name] for one in fields(cls) if one.name in value}
         known["harm"] = Harm(**_only(Harm, value["harm"]))
         known["suspect"] = Suspect(**_only(Suspect, value["suspect"]))
+        known["watch"] = LabelWatch.from_json(value.get("watch", {}))
         known["signals"] = tuple(value.get("signals", ()))
         known["examples"] = tuple(value.get("examples", ()))
         return cls(**known)
@@ -131,9 +139,10 @@ class Decision:
 def decide(report: Report, policy: Decide, mode: Mode, history: History) -> Decision:
     """The decision for one window.
 
-    "update": train; "tell": drift that does not lead to an update, people hear of it; "skip": nothing
-    to do; "wait": too early, the window grows; "suspect": the labels look wrong, leave them alone. A
-    manual trigger asks for an update whatever the figures are; only rows to learn from it must have.
+    "update": train; "tell": drift that does not lead to an update, people hear of it; "ask": the same, and
+    they are asked whether to update; "skip": nothing to do; "wait": too early, the window grows; "suspect":
+    the labels look wrong, leave them alone. A manual trigger asks for an update whatever the figures are;
+    only rows to learn from it must have.
     """
     forced = history.trigger == "manual"
     reasons = _reasons(report, history)
@@ -155,7 +164,7 @@ def decide(report: Report, policy: Decide, mode: Mode, history: History) -> Deci
     labelled = report.labelled + history.labelled_before
     if labelled < policy.min_labelled:
         need = f"{_count(labelled, 'labelled row')}, {policy.min_labelled} are needed to learn from"
-        told = report.drifted or _hurts(report, policy)
+        told = (report.drifted and report.news) or _hurts(report, policy)
         return decided("tell" if told else "wait", f"{why}; {need}: please label some")
     if not forced and (hindrance := _hindrance(policy, history)):
         reasons.append(hindrance[1])
@@ -168,7 +177,7 @@ def _wish(report: Report, policy: Decide, mode: Mode, history: History) -> tuple
     if history.trigger == "manual":
         return "update", "the operator asked for an update"
     hurts = _hurts(report, policy)
-    quiet: Action = "tell" if report.drifted or hurts else "skip"
+    quiet: Action = "tell" if (report.drifted and report.news) or hurts else "skip"
     seen = "; ".join([_drift(report), *([hurts] if hurts else [])])
     if mode == "never":
         return quiet, f"{seen}; updates are switched off"
@@ -178,14 +187,28 @@ def _wish(report: Report, policy: Decide, mode: Mode, history: History) -> tuple
         return "update", f"{seen}; an update is made anyway (update = {mode!r})"
     if hurts:
         return "update", hurts
-    harm = report.harm
     if not report.drifted:
         return "skip", f"no drift; {_harm(report)}"
+    return _unharmed(report, policy)
+
+
+def _unharmed(report: Report, policy: Decide) -> tuple[Action, str]:
+    """Drift of which no harm is proven: what the operator said is to be done (`on_drift`). How much the
+    text has changed says little of how much it hurts, so by default people are told and no more."""
+    harm = report.harm
     if harm.how != "labels":
-        return "update", f"the text has drifted; whether it hurts is not known: {_harm(report)}"
-    if harm.high is not None and harm.high < policy.harm:
-        return "tell", f"the text has drifted, but it does not hurt: {_harm(report)}"
-    return "update", f"the text has drifted, and it may hurt: {_harm(report)}"
+        why = f"the text has drifted; whether it hurts is not known: {_harm(report)}"
+    elif harm.high is not None and harm.high < policy.harm:
+        why = f"the text has drifted, but it does not hurt: {_harm(report)}"
+    else:
+        why = f"the text has drifted; that it hurts is not proven: {_harm(report)}"
+    if policy.on_drift == "update":
+        return "update", f'{why}; an update is made anyway (on_drift = "update")'
+    if not report.news:
+        return "skip", f"{why}; it was told before"
+    if policy.on_drift == "ask":
+        return "ask", f"{why}; an update is made if you ask for one"
+    return "tell", why
 
 
 def _hurts(report: Report, policy: Decide) -> str:
@@ -193,6 +216,8 @@ def _hurts(report: Report, policy: Decide) -> str:
     of drift would have to be: a fall of accuracy alone is looked for at every window."""
     if any(rows >= NEW_LABEL_ROWS for rows in report.new_labels.values()):
         return _new_labels(report)
+    if report.watch.alarmed:
+        return f"the champion is {report.watch.told()}"
     harm = report.harm
     if harm.how != "labels" or harm.low is None or harm.low <= 0 or (harm.estimate or 0) < policy.harm:
         return ""
@@ -227,6 +252,8 @@ def _reasons(report: Report, history: History) -> list[str]:
     warned = [f"warning: {one['summary']}" for one in report.signals if one.get("warning")]
     reasons += [line.rstrip(".") for line in (*(counted or [_drift(report)]), *warned)]
     reasons.append(_harm(report))
+    if report.watch.rows:
+        reasons.append(f"all labels since the promotion: {report.watch.told()}")
     if report.suspect.why:
         reasons.append(f"labels: {report.suspect.why}")
     if report.new_labels:

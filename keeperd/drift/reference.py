@@ -1,19 +1,21 @@
 """The reference window of a version, kept as each detector's statistics.
 
 `reference/DETECTOR/values.json` and `arrays.safetensors` below a version hold what the detector's
-`fit` returned. Reference and windows must be predicted by one and the same artefact: two runtimes
-differ a little, and that must not look like drift.
+`fit` returned; `reference/sources.json` names the sources that have statistics of their own, and
+`reference/sources/0/DETECTOR/` and so on hold these. Reference and windows must be predicted by one and
+the same artefact: two runtimes differ a little, and that must not look like drift.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from keeperd import rows
 from keeperd.api import BadInputError, Component, Context, Detector, Statistics, Window
+from keeperd.drift import sources
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,6 +26,7 @@ LARGEST = 32 * 2**20
 """Most bytes of one detector's arrays; statistics are meant to be a few megabytes."""
 LEAST_UNTRAINED = 100
 VALUES, ARRAYS = "values.json", "arrays.safetensors"
+SOURCES = "sources"
 
 
 def detectors(decide: Decide) -> list[str]:
@@ -82,7 +85,7 @@ def load_statistics(folder: Path) -> Statistics:
 
 
 def fit_reference(
-    names: Sequence[str],
+    decide: Decide,
     load: Callable[[str, str], Component[Any]],
     reference: Window,
     out: Path,
@@ -91,12 +94,42 @@ def fit_reference(
     """Fit detectors to the reference window and save what each one keeps below `out`.
 
     Args:
-        names: of detectors, see `detectors`.
         reference: with the logits and embeddings of the artefact that will serve.
 
     Raises:
         PluginError: a detector cannot be loaded, or the window is too small for it.
     """
-    for name in names:
-        detector = cast("Detector[Any]", load("detector", name))
-        save_statistics(out / name, detector.fit(reference, context))
+    for name in detectors(decide):
+        save_statistics(out / name, _detector(load, name).fit(reference, context))
+    own = sources.own(reference)
+    parts = sources.parts(reference, own)
+    for number, source in enumerate(own):
+        for name in decide.detectors:
+            statistics = _detector(load, name).fit(parts[source], context)
+            save_statistics(out / SOURCES / str(number) / name, statistics)
+    (out / f"{SOURCES}.json").write_text(json.dumps(own), encoding="utf-8")
+
+
+def known_sources(folder: Path) -> list[str]:
+    """Sources that have statistics of their own below a version's `reference/`.
+
+    Raises:
+        BadInputError: the list is damaged.
+    """
+    try:
+        return [str(source) for source in json.loads((folder / f"{SOURCES}.json").read_bytes())]
+    except FileNotFoundError:
+        return []  # a version of an earlier release
+    except (OSError, ValueError, TypeError) as error:
+        raise BadInputError(f"{folder}: {SOURCES}.json is not readable ({error})") from error
+
+
+def folder_of(folder: Path, detector: str, source: str) -> Path:
+    """Where a detector's statistics for a source lie below a version's `reference/`."""
+    if source == sources.POOLED:
+        return folder / detector
+    return folder / SOURCES / str(known_sources(folder).index(source)) / detector
+
+
+def _detector(load: Callable[[str, str], Component[Any]], name: str) -> Detector[Any]:
+    return cast("Detector[Any]", load("detector", name))

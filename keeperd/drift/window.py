@@ -66,11 +66,32 @@ def drifted(signals: Sequence[Signal]) -> bool:
     return any(signal.drifted and not signal.warning for signal in signals)
 
 
-def examples(signals: Sequence[Signal], window: Window) -> list[JSON]:
-    """The rows that signals name as typical of what is new, cut short: {"id", "text"}."""
-    texts = dict(zip(window.ids, window.texts, strict=True))
-    named = dict.fromkeys(one for signal in signals for one in signal.facts.get("examples", ()))
-    return [{"id": one, "text": texts[one][:EXAMPLE_CHARACTERS]} for one in named if one in texts]
+def news(signals: Sequence[Signal]) -> bool:
+    """True where drift was found now, not only earlier: a detector that goes on telling an alarm has
+    "since" among its facts, and in "alarm" what raised it at this call, or nothing."""
+    return any(
+        signal.drifted and not signal.warning and bool(signal.facts.get("alarm", "since" not in signal.facts))
+        for signal in signals
+    )
+
+
+def named(signals: Sequence[Signal], fact: str) -> list[str]:
+    """Ids of rows that signals name in this fact, each once."""
+    return list(dict.fromkeys(one for signal in signals for one in signal.facts.get(fact, ())))
+
+
+def examples(signals: Sequence[Signal], current: Window, reference: Window | None = None) -> list[JSON]:
+    """The rows that signals name as typical of what is new ("current") and of what is gone
+    ("reference"), cut short: {"side", "id", "text"}; each text once."""
+    found: dict[tuple[str, str], JSON] = {}
+    sides = (("current", "examples", current), ("reference", "examples_before", reference))
+    for side, fact, window in sides:
+        texts = {} if window is None else dict(zip(window.ids, window.texts, strict=True))
+        for one in named(signals, fact):
+            if one in texts:
+                text = texts[one][:EXAMPLE_CHARACTERS]
+                found.setdefault((side, text), {"side": side, "id": one, "text": text})
+    return list(found.values())
 
 
 def as_json(signal: Signal) -> dict[str, JSON]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
@@ -60,12 +60,14 @@ def freeze(
     protected: Protected,
     out: Path,
     context: Context,
+    sources: Mapping[str, str] | None = None,
 ) -> dict[str, JSON]:
     """Take these files, freeze what is new in them into `out`, and say what happened.
 
     Args:
         known: the ledger's files.
         batches: files of all earlier batches, oldest first.
+        sources: watched folder -> what its rows have as their source, where they name none.
         out: gets batch.parquet (where a row is new), files.jsonl and quarantine.jsonl.
 
     Returns:
@@ -78,7 +80,9 @@ def freeze(
     spool = Spool(context.workdir / "rows.arrow")
     try:
         with Quarantine(out / "quarantine.jsonl") as quarantine:
-            taken = Taker(settings, rows, known, spool, quarantine, context, 0.7).take_all(found.files)
+            taken = Taker(settings, rows, known, spool, quarantine, context, sources or {}, 0.7).take_all(
+                found.files
+            )
             spool.finish()
             look_up(context)
             context.progress(0.7, "looking for duplicates")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from keeperd.api import JSON, BadInputError, BadRow, Context, Stopped
+from keeperd.api import JSON, BadInputError, BadRow, Context, Row, Stopped
 from keeperd.config import Intake
 from keeperd.folders import Found, KnownFiles, Opener, UnreadableError, check_unchanged
 from keeperd.intake.copy import copy, unpack
@@ -91,6 +92,7 @@ class Taker:
 
     Args:
         known: the ledger's files.
+        sources: watched folder -> what its rows have as their source, where they name none.
         until: share of the whole intake's progress that is done after the last file, 0..1.
     """
 
@@ -102,6 +104,7 @@ class Taker:
         spool: Spool,
         quarantine: Quarantine,
         context: Context,
+        sources: Mapping[str, str],
         until: float = 1.0,
     ) -> None:
         self._settings = settings
@@ -110,6 +113,7 @@ class Taker:
         self._spool = spool
         self._quarantine = quarantine
         self._context = context
+        self._sources = sources
         self._until = until
         self._seen: dict[str, str] = {}
 
@@ -189,11 +193,16 @@ class Taker:
     def _read_plain(self, file: Found, plain: BinaryIO, index: int) -> int:
         reader, _ = self._rows.reader(file.path)
         good, bad, first_fault = 0, 0, ""
+        written = datetime.fromtimestamp(file.mtime_ns // 10**9, UTC)
+        source = self._sources.get(file.folder)
         with closing(self._rows.rows(reader, plain)) as rows:
             for number, row in rows:
                 if not number % ROWS_BETWEEN_LOOKS:
                     look_up(self._context)
-                fault = row.reason if isinstance(row, BadRow) else self._spool.add(row, index, number)
+                if isinstance(row, BadRow):
+                    fault = row.reason
+                else:
+                    fault = self._spool.add(_placed(row, written, source), index, number)
                 if fault:
                     bad += 1
                     first_fault = first_fault or f"row {number}: {fault}"
@@ -203,6 +212,13 @@ class Taker:
         if not good:
             raise BadInputError(f"no good row among {bad}; {first_fault}" if bad else "empty: no row in it")
         return bad
+
+
+def _placed(row: Row, written: datetime, source: str | None) -> Row:
+    """The row with what its file says of it: a row without a time is as old as the file."""
+    if row.time is not None and row.source is not None:
+        return row
+    return Row(row.text, row.id, row.label, row.time or written, row.source or source)
 
 
 def unpacked(content: BinaryIO, path: str, rows: FileRows, settings: Intake, workdir: Path) -> BinaryIO:

@@ -2,8 +2,12 @@
 
 The champion answers with the very artefact that serves, and its reference was answered by it too.
 
-inputs: {"champion": version, "batches": [sha, oldest first], "states": {detector: JSON}, "cycle": number}
+inputs: {"champion": version, "batches": [sha, oldest first], "states": what the last assessment for this
+    champion returned, or {}, "cycle": number, "now": ISO date}
 out: report/: drift-words.png, drift-accuracy.png and, with drift, evidently.html
+
+States are {"detectors": {detector: {source: JSON}}, "labels": of the bets, "counted": [sha]}: a window that
+waits is looked at again when it has grown, and what was counted is not counted again.
 """
 
 from __future__ import annotations
@@ -11,12 +15,14 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 
 from keeperd import rows
 from keeperd.api import (
@@ -30,18 +36,16 @@ from keeperd.api import (
     Task,
     Window,
 )
-from keeperd.drift import Harm, Report, Suspect, harm, reference, suspect
+from keeperd.drift import Harm, Report, Suspect, harm, reference, sources, suspect
 from keeperd.drift import figures as drift_figures
 from keeperd.drift import window as drift_window
+from keeperd.drift.bets import LabelWatch
 from keeperd.drift.window import Predictor
 from keeperd.jobs import Job
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 COLUMNS = ["id", "text", "label", "time", "source", "split"]
 MOST_ROWS = 2000
-"""Newest rows that detectors look at."""
+"""Rows that detectors look at, spread evenly over the window."""
 MOST_LABELLED = 5000
 """Newest labelled rows that accuracy is measured on."""
 
@@ -66,10 +70,13 @@ class Champion:
             ) from error
         return cls(folder, predictor, profile.get("accuracy"), int(profile.get("rows") or 0))
 
+    def rows(self) -> Window:
+        """The reference window."""
+        return reference.window(rows.read([self.folder / "reference" / "rows.parquet"]))
+
     def reference(self) -> Window:
         """The reference window, answered."""
-        table = rows.read([self.folder / "reference" / "rows.parquet"])
-        return drift_window.answered(reference.window(table), self.predictor)
+        return drift_window.answered(self.rows(), self.predictor)
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,31 @@ class Tested:
     answers: Prediction
     right: np.ndarray
     labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The rows of the window that were asked, answered.
+
+    Attributes:
+        window: those spread over it, and all labelled ones.
+        sampled: (n,) bool, False for rows that are here only for their label.
+        batch: (n,) number of the batch that each came in, rising with time.
+    """
+
+    window: Window
+    sampled: np.ndarray
+    batch: np.ndarray
+
+    @property
+    def spread(self) -> Window:
+        """What the detectors look at."""
+        return self.window.take(np.flatnonzero(self.sampled).tolist())
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """(n,) bool."""
+        return np.array([label is not None for label in self.window.labels], bool)
 
 
 def run(job: Job, predictor: Predictor | None = None) -> dict[str, JSON]:
@@ -96,11 +128,11 @@ def run(job: Job, predictor: Predictor | None = None) -> dict[str, JSON]:
     """
     started = time.monotonic()
     folder = job.paths.version(job.inputs["champion"])
-    table = rows.read([job.paths.batch(sha) for sha in job.inputs["batches"]], COLUMNS)
-    if not len(table):
+    tables = [rows.read([job.paths.batch(sha)], COLUMNS) for sha in job.inputs["batches"]]
+    if not any(map(len, tables)):
         raise BadInputError("the window has no rows; nothing can be assessed")
     with _open(job, folder, predictor) as opened:
-        report = _assess(job, Champion.of(folder, opened), table)
+        report = _assess(job, Champion.of(folder, opened), tables)
     return {**report.to_json(), "seconds": round(time.monotonic() - started, 1)}
 
 
@@ -112,62 +144,97 @@ def _open(job: Job, folder: Path, predictor: Predictor | None) -> AbstractContex
     return cast("AbstractContextManager[Predictor]", Artefact(folder, job.settings.export.providers))
 
 
-def _assess(job: Job, champion: Champion, table: pa.Table) -> Report:
-    context, decide = job.context, job.settings.decide
-    window, labelled = _answer(job, champion, table)
+def _assess(job: Job, champion: Champion, tables: Sequence[pa.Table]) -> Report:
+    context = job.context
+    asked = _ask(job, champion, tables)
+    window = asked.spread
     context.progress(0.5, "looking for drift")
-    detectors = drift_window.deciding(decide.detectors, job.load, decide.alpha)
-    statistics = {name: _statistics(job, champion, name, detector) for name, detector in detectors.items()}
-    signals, states = drift_window.detect(
-        detectors, statistics, window, job.inputs.get("states") or {}, context
-    )
+    signals, states = _detect(job, champion, window)
     context.progress(0.75, "looking for harm")
-    classes = champion.predictor.classes
-    labels = [str(label) for label in labelled.labels]
-    new = Counter(label for label in labels if label not in set(classes))
     tested = _test(job, champion)
-    harmful = _harm(job, champion, window, labelled, tested)
+    labelled = asked.window.take(np.flatnonzero(asked.labelled).tolist())
     suspects = _suspect(job, champion, labelled, tested)
-    drifted = drift_window.drifted(signals)
+    harmful, bets, watch = _harm(job, champion, asked, tested, suspect=suspects.suspect)
+    classes = set(champion.predictor.classes)
+    new = Counter(str(label) for label in labelled.labels if label not in classes)
+    drifted, news = drift_window.drifted(signals), drift_window.news(signals)
     out = job.out / "report"
     out.mkdir(parents=True, exist_ok=True)
-    if drifted:
+    if drifted and news:
         signals += _render(job, champion, window)
     _draw(out, signals, harmful)
+    gone = set(drift_window.named(signals, "examples_before"))
+    before = champion.rows() if gone else None
     return Report(
-        rows=len(table),
-        labelled=len(table) - table.column("label").null_count,
+        rows=sum(len(table) for table in tables),
+        labelled=sum(len(table) - table.column("label").null_count for table in tables),
         drifted=drifted,
+        news=news,
+        watch=watch,
         signals=tuple(drift_window.as_json(signal) for signal in signals),
         harm=harmful,
         suspect=suspects,
         new_labels=dict(sorted(new.items(), key=lambda pair: (-pair[1], pair[0]))),
-        states=states,
-        examples=tuple(drift_window.examples(signals, window)),
+        states={"detectors": states, "labels": bets, "counted": list(job.inputs["batches"])},
+        examples=tuple(drift_window.examples(signals, window, before)),
     )
 
 
-def _answer(job: Job, champion: Champion, table: pa.Table) -> tuple[Window, Window]:
-    """The newest rows, and the newest labelled rows, both answered; each row is asked once."""
+def _ask(job: Job, champion: Champion, tables: Sequence[pa.Table]) -> Asked:
+    """Rows spread over the window, and the newest labelled rows; each row is asked once."""
+    table = pa.concat_tables(tables)
+    counted = set(_states(job).get("counted", ()))
+    old = [sha in counted for sha in job.inputs["batches"]]
+    sizes = [len(one) for one in tables]
     known = np.flatnonzero(np.asarray(table.column("label").is_valid()))[-MOST_LABELLED:]
-    first = max(len(table) - MOST_ROWS, 0)
-    chosen = np.union1d(known, np.arange(first, len(table)))
+    spread = np.unique(np.linspace(0, len(table) - 1, min(len(table), MOST_ROWS)).round().astype(np.int64))
+    chosen = np.union1d(known, spread)
     job.context.progress(0.05, f"the champion answers {len(chosen)} rows")
     window = drift_window.answered(rows.window(table.take(chosen)), champion.predictor)
-    newest = np.flatnonzero(chosen >= first).tolist()
-    labelled = np.flatnonzero(np.isin(chosen, known)).tolist()
-    return window.take(newest), window.take(labelled)
+    return Asked(
+        replace(window, fresh=(~np.repeat(old, sizes)[chosen]).tolist()),
+        np.isin(chosen, spread),
+        np.repeat(np.arange(len(tables)), sizes)[chosen],
+    )
 
 
-def _statistics(job: Job, champion: Champion, name: str, detector: Detector[Any]) -> Statistics:
+def _states(job: Job) -> Mapping[str, Any]:
+    return job.inputs.get("states") or {}
+
+
+def _detect(job: Job, champion: Champion, window: Window) -> tuple[list[Signal], dict[str, dict[str, JSON]]]:
+    """Signals of all detectors about each source, and their new states. A source of which no row came
+    keeps its states."""
+    decide, folder = job.settings.decide, champion.folder / "reference"
+    parts = sources.parts(window, reference.known_sources(folder))
+    detectors = drift_window.deciding(decide.detectors, job.load, decide.alpha / len(parts))
+    before = _states(job).get("detectors", {})
+    after: dict[str, dict[str, JSON]] = {name: dict(before.get(name, {})) for name in detectors}
+    signals: list[Signal] = []
+    for source, part in parts.items():
+        statistics = {
+            name: _statistics(job, champion, name, detector, source) for name, detector in detectors.items()
+        }
+        states = {name: after[name].get(source) for name in detectors}
+        found, changed = drift_window.detect(detectors, statistics, part, states, job.context)
+        signals += [sources.named(signal, source) for signal in found]
+        for name, state in changed.items():
+            after[name][source] = state
+    return signals, after
+
+
+def _statistics(
+    job: Job, champion: Champion, name: str, detector: Detector[Any], source: str = sources.POOLED
+) -> Statistics:
     """What was saved with the version; fitted now where the detector was configured later."""
-    folder = champion.folder / "reference" / name
+    folder = reference.folder_of(champion.folder / "reference", name, source)
     if folder.is_dir():
         return reference.load_statistics(folder)
     job.context.log.info(
         "detector %s has no statistics in %s yet: fitting it now", name, champion.folder.name
     )
-    return detector.fit(champion.reference(), job.context)
+    window = champion.reference()
+    return detector.fit(sources.parts(window, [source])[source], job.context)
 
 
 def _right(job: Job, champion: Champion, labels: list[str], logits: np.ndarray) -> np.ndarray:
@@ -188,18 +255,29 @@ def _test(job: Job, champion: Champion) -> Tested:
     return Tested(answers, _right(job, champion, labels, answers.logits), tuple(labels))
 
 
-def _harm(job: Job, champion: Champion, window: Window, labelled: Window, tested: Tested) -> Harm:
-    accepted, accepted_rows = champion.accuracy, champion.accuracy_rows
-    if accepted is None and len(tested.right):
-        accepted, accepted_rows = float(np.mean(tested.right)), len(tested.right)
-    if accepted is None:
-        return harm.unknown("what accuracy the champion was accepted with is not known")
-    if len(labelled) >= harm.LEAST_LABELLED and labelled.logits is not None:
-        right = _right(job, champion, [str(label) for label in labelled.labels], labelled.logits)
-        return harm.measured(int(right.sum()), len(right), accepted, accepted_rows)
-    assert window.logits is not None and window.embeddings is not None  # noqa: S101 - _answer sets them
-    answers = Prediction(window.logits, window.embeddings)
-    return harm.estimated(answers, tested.answers, tested.right, accepted)
+def _harm(
+    job: Job, champion: Champion, asked: Asked, tested: Tested, *, suspect: bool
+) -> tuple[Harm, JSON, LabelWatch]:
+    """Harm in this window, and what all labels since the promotion say; labels that look wrong are not
+    counted there."""
+    window, labelled = asked.window, asked.labelled
+    assert window.logits is not None and window.embeddings is not None  # noqa: S101 - _ask sets them
+    right = np.zeros(len(window), bool)
+    labels = [str(window.labels[row]) for row in np.flatnonzero(labelled).tolist()]
+    right[labelled] = _right(job, champion, labels, window.logits[labelled])
+    return harm.judge(
+        harm.Asked(
+            Prediction(window.logits, window.embeddings),
+            labelled,
+            right,
+            sampled=asked.sampled,
+            fresh=np.zeros(len(window), bool) if suspect else np.array(window.fresh, bool),
+            batch=asked.batch,
+        ),
+        harm.Accepted(tested.answers, tested.right, champion.accuracy, champion.accuracy_rows),
+        _states(job).get("labels"),
+        at=job.inputs["now"],
+    )
 
 
 def _suspect(job: Job, champion: Champion, labelled: Window, tested: Tested) -> Suspect:

@@ -16,6 +16,7 @@ rows), "late_labels", "files" (accepted, duplicate, quarantined, waiting), "labe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from keeperd import intake, plugins, rows, store
@@ -50,7 +51,20 @@ def run(job: Job) -> dict[str, JSON]:
             protected=protected,
             out=job.out,
             context=job.context,
+            sources=_sources(inputs["folders"]),
         )
+
+
+def _sources(folders: Sequence[str]) -> dict[str, str]:
+    """What rows of each watched folder have as their source: its name, or its path where two have the
+    same name. With one folder they have none."""
+    names = [Path(folder).name for folder in folders]
+    if len(names) < 2:
+        return {}
+    return {
+        folder: name if names.count(name) == 1 else folder
+        for folder, name in zip(folders, names, strict=True)
+    }
 
 
 def _protected_texts(job: Job, readers: list[str]) -> list[str]:

@@ -230,8 +230,7 @@ def _profile(job: Job, task: Task[Any], predictor: Predictor, version: Path) -> 
     at = [texts[text] for text in window.texts]
     logits = answers.logits[at]
     window = replace(window, logits=logits, embeddings=answers.embeddings[at], classes=predictor.classes)
-    names = reference.detectors(job.settings.decide)
-    reference.fit_reference(names, job.load, window, version / "reference", job.context)
+    reference.fit_reference(job.settings.decide, job.load, window, version / "reference", job.context)
     labels = [label for label in holdout.labels if label is not None]
     held = answers.logits[[texts[text] for text in holdout.texts]]
     scores = task.scores(predictor.classes, labels, held)

@@ -7,6 +7,7 @@ pictures are `evidence`'s; how it all looks is for `report_text` and `report_htm
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from keeperd.report import evidence
@@ -88,6 +89,19 @@ def _drift(scene: Scene) -> Page:
             lead = f"{version} is right on {about}{share(harm.now)} of it{before}."
     title = "The text has changed"
     return Page("ask", "Drift", title, lead, nothing, scene.explain, frozenset({"drift"}))
+
+
+def _ask(scene: Scene) -> Page:
+    """Drift without proven harm, where the operator wants to be asked before an update."""
+    told = _drift(scene)
+    return replace(
+        told,
+        mark="Your word",
+        next="keeperd makes an update from the labelled rows that it has when you ask for it, and not before;"
+        " the gate judges it as any other.",
+        commands=(scene.command("trigger", "make an update now"), *scene.explain),
+        urgent=True,
+    )
 
 
 def _suspect(scene: Scene) -> Page:
@@ -225,7 +239,7 @@ def _other(scene: Scene) -> Page:
 
 
 TELL: dict[str, Callable[[Scene], Page]] = {
-    "drift": _drift, "suspect": _suspect, "promoted": _promoted, "rejected": _rejected,
+    "drift": _drift, "ask": _ask, "suspect": _suspect, "promoted": _promoted, "rejected": _rejected,
     "rolled back": _rolled_back, "failed": _failed, "approval": _approval, "alert": _alert,
     "skipped": _skipped, "completed": _completed,
 }  # fmt: skip
