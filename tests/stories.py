@@ -42,7 +42,25 @@ ASSESS: dict[str, Any] = {
             "effect_unit": "AUC",
             "baseline": 0.52,
             "words": WORDS,
+            "slices": [
+                {
+                    "name": "passkey, log in, lost",
+                    "kind": "cluster",
+                    "z": 9.1,
+                    "current": 0.118,
+                    "reference": 0.014,
+                    "examples": ["3f"],
+                },
+                {"name": "login", "kind": "predicted class", "z": 5.2, "current": 0.31, "reference": 0.22},
+            ],
             "warning": False,
+            "facts": {},
+        },
+        {
+            "name": "new characters",
+            "drifted": False,
+            "summary": "2.4 % of the rows have characters that the reference has nowhere (U+00C3).",
+            "warning": True,
             "facts": {},
         },
         {
@@ -72,7 +90,18 @@ ASSESS: dict[str, Any] = {
     "suspect": {"suspect": False, "disagreement": 0.188, "expected": 0.106, "why": ""},
     "new_labels": {},
     "states": {},
-    "examples": [{"text": "My passkey is gone since the last update"}],
+    "examples": [
+        {"side": "current", "id": "3f", "text": "My passkey is gone since the last update"},
+        {"side": "reference", "id": "a1", "text": "Please fax me the form of the branch office"},
+    ],
+    "watch": {
+        "alarmed": True,
+        "wealth": 31.0,
+        "rows": 420,
+        "since": "2026-11-20",
+        "error": 0.188,
+        "limit": 0.156,
+    },
     "seconds": 4.2,
 }
 
@@ -190,6 +219,10 @@ WHYS = {
         "UPDATE",
         "the text has drifted and it hurts: accuracy 81.2%, accepted at 89.4%",
     ),
+    "ask": (
+        "SKIPPED",
+        "the text has drifted; that it hurts is not proven: accuracy 88.1%, accepted at 89.4%",
+    ),
     "suspect": ("SKIPPED", "the new labels disagree with the champion too often"),
     "skipped": ("SKIPPED", "only 31 rows so far, 50 are needed"),
     "rejected": ("REJECTED", "Rejected: Right on 81.0 % of 420 new rows, champion 81.2 %: not better."),
@@ -208,6 +241,7 @@ WHYS = {
 }
 FROM = {
     "drift": "ASSESS",
+    "ask": "ASSESS",
     "suspect": "ASSESS",
     "skipped": "ASSESS",
     "rejected": "GATE",
@@ -242,9 +276,9 @@ def story(kind: str) -> dict[str, Any]:
     """Cycle 12 of the model "tickets", up to an event of this kind."""
     facts: dict[str, Any] = {"intake": INTAKE, "batches": ["ab" * 32], "assess": ASSESS}
     facts["decision"] = {"action": "update", "why": WHYS["drift"][1], "reasons": []}
-    if kind in {"suspect", "skipped"}:
+    if kind in {"ask", "suspect", "skipped"}:
         facts["decision"] = {
-            "action": "suspect" if kind == "suspect" else "wait",
+            "action": {"skipped": "wait"}.get(kind, kind),
             "why": WHYS[kind][1],
             "reasons": [],
         }

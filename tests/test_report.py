@@ -131,6 +131,9 @@ def sheet_scene(kind: str) -> Any:
     [
         ("promoted", "version 4 is live", ["right on 88.9 % of the new text", "rollback tickets", "+7.7"]),
         ("drift", "the text has changed", ["passkey", "81.2 %", "89.4 %", "making an update"]),
+        ("drift", "the text has changed", ["passkey, log in, lost", "1.4 %", "11.8 %", "U+00C3"]),
+        ("drift", "the text has changed", ["AUC 0.71", "wrong on 18.8 % of 420 labelled rows"]),
+        ("ask", "the text has changed", ["keeperd trigger tickets", "when you ask for it"]),
         ("suspect", "the new labels look wrong", ["41.0 %", "12.0 %", "does not learn from them"]),
         ("rejected", "version 4 was rejected", ["failed 2 of 7 checks", "label 'refund'", "keeps serving"]),
         ("rolled back", "back to version 3", ["76.2 %", "86.2 %", "210 labelled rows"]),
@@ -212,11 +215,12 @@ def test_hostile_text_shows_and_does_nothing(text: str) -> None:
 
 
 def test_sample_texts_are_shown_only_where_they_were_asked_for() -> None:
-    sample = "My passkey is gone"
     quiet, open_ = render("drift"), render("drift", examples=True)
-    assert sample not in quiet.text + quiet.html + report.text_report(stories.story("drift"))
-    assert sample in open_.text
-    assert sample in open_.html
+    for sample in ("My passkey is gone", "Please fax me the form"):
+        assert sample not in quiet.text + quiet.html + report.text_report(stories.story("drift"))
+        assert sample in open_.text
+        assert sample in open_.html
+    assert open_.text.index("New texts") < open_.text.index("Texts that are missing now")
 
 
 def test_a_group_says_how_often() -> None:

@@ -145,12 +145,21 @@ class Word:
 
 
 def words(story: Mapping[str, Any], most: int) -> tuple[Word, ...]:
-    """What changed most, strongest first."""
+    """Terms that changed most, strongest first."""
+    return _changed(story, "words", "term", most)
+
+
+def slices(story: Mapping[str, Any], most: int) -> tuple[Word, ...]:
+    """Groups of rows whose share changed most, strongest first."""
+    return _changed(story, "slices", "name", most)
+
+
+def _changed(story: Mapping[str, Any], key: str, name: str, most: int) -> tuple[Word, ...]:
     found: dict[str, tuple[float, Word]] = {}
     for signal in mappings(dig(story, "facts", "assess", "signals")):
-        for one in mappings(signal.get("words")):
+        for one in mappings(signal.get(key)):
             before, now, z = portion(one.get("reference")), portion(one.get("current")), figure(one.get("z"))
-            term = visible(one.get("term") or "", 40)
+            term = visible(one.get(name) or "", 40)
             if term and before is not None and now is not None and z is not None:
                 found.setdefault(term, (-abs(z), Word(term, before, now)))
     return tuple(word for _, word in sorted(found.values(), key=lambda pair: pair[0])[:most])
@@ -162,6 +171,20 @@ def signals(story: Mapping[str, Any]) -> tuple[Tested, ...]:
         _tested(one, "summary", passed=not (one.get("drifted") or one.get("warning")))
         for one in mappings(dig(story, "facts", "assess", "signals"))
     )
+
+
+def found(story: Mapping[str, Any]) -> str:
+    """What the first signal that drifted says."""
+    told = mappings(dig(story, "facts", "assess", "signals"))
+    first = next((one for one in told if one.get("drifted") and not one.get("warning")), {})
+    return visible(first.get("summary") or "", 300)
+
+
+def warnings(story: Mapping[str, Any], most: int = 3) -> tuple[str, ...]:
+    """What the format sentinels say; a page that was rendered is no warning."""
+    told = mappings(dig(story, "facts", "assess", "signals"))
+    lines = [visible(one.get("summary") or "", 200) for one in told if one.get("warning")]
+    return tuple(line for line in lines if line and "report is rendered" not in line)[:most]
 
 
 @dataclass(frozen=True)
@@ -194,6 +217,22 @@ def harm(story: Mapping[str, Any]) -> Harm | None:
         return None
     low, high = portion(told.get("low"), -1.0), portion(told.get("high"), -1.0)
     return Harm(now, portion(told.get("accepted")), low, high, measured=told.get("how") == "labels")
+
+
+def not_known(story: Mapping[str, Any]) -> str:
+    """Why nobody can tell what drift does, or ""."""
+    told = dig(story, "facts", "assess", "harm")
+    return visible(dig(told, "why") or "", 200) if dig(told, "abstained") else ""
+
+
+def all_labels(story: Mapping[str, Any]) -> str:
+    """What all labels since the promotion say together, or ""."""
+    told = dig(story, "facts", "assess", "watch")
+    rows, error, limit = whole(dig(told, "rows")), portion(dig(told, "error")), portion(dig(told, "limit"))
+    if not rows or error is None or limit is None:
+        return ""
+    end = "too many" if dig(told, "alarmed") else "no alarm"
+    return f"wrong on {share(error)} of {count(rows, 'labelled row')}; {share(limit)} is borne: {end}"
 
 
 # --- probation --------------------------------------------------------------------------------------
@@ -295,14 +334,13 @@ def history(story: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
     )
 
 
-def texts(story: Mapping[str, Any], most: int = 3) -> tuple[str, ...]:
-    """A few typical new texts, for those who asked for them."""
-    found = []
-    examples = dig(story, "facts", "assess", "examples")
-    for one in examples if isinstance(examples, list) else []:
-        text = one.get("text") if isinstance(one, Mapping) else one
-        if isinstance(text, str) and text.strip():
-            found.append(visible(text, 160))
+def texts(story: Mapping[str, Any], side: str = "current", most: int = 3) -> tuple[str, ...]:
+    """A few typical texts of one side, "current" or "reference", for those who asked for them."""
+    found = [
+        visible(one["text"], 160)
+        for one in mappings(dig(story, "facts", "assess", "examples"))
+        if isinstance(one.get("text"), str) and one["text"].strip() and one.get("side", "current") == side
+    ]
     return tuple(found[:most])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from keeperd.report import evidence, pages
@@ -22,11 +22,12 @@ class Sheet:
 
     Attributes:
         group: how often the same happened, where it did more than once.
-        words: what drifted.
+        words, slices: what drifted.
         failed: checks that were not passed.
         facts: short labelled figures.
         more: how many failed checks are left out.
         signals, history: of a report of the whole cycle only.
+        examples, gone: typical new texts, and typical ones of the reference that are missing now.
     """
 
     page: Page
@@ -37,6 +38,7 @@ class Sheet:
     host: str
     group: str = ""
     words: tuple[Word, ...] = ()
+    slices: tuple[Word, ...] = ()
     compared: tuple[Compared, ...] = ()
     versions: tuple[str, str] = ("champion", "candidate")
     failed: tuple[Tested, ...] = ()
@@ -45,7 +47,8 @@ class Sheet:
     facts: tuple[tuple[str, str], ...] = ()
     signals: tuple[Tested, ...] = ()
     history: tuple[tuple[str, str, str], ...] = ()
-    examples: tuple[str, ...] = field(default=())
+    examples: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
 
 
 def sheet(story: Mapping[str, Any], event: Mapping[str, Any], *, examples: bool, full: bool = False) -> Sheet:
@@ -64,6 +67,7 @@ def sheet(story: Mapping[str, Any], event: Mapping[str, Any], *, examples: bool,
         host=visible(socket.gethostname(), 64),
         group=_group(event),
         words=evidence.words(story, _most_words(page, full=full)) if "drift" in shows else (),
+        slices=evidence.slices(story, 5 if full else 3) if full or shows == {"drift"} else (),
         compared=evidence.compared(story) if "candidate" in shows else (),
         versions=(scene.old or "champion", scene.new),
         failed=kept,
@@ -73,6 +77,7 @@ def sheet(story: Mapping[str, Any], event: Mapping[str, Any], *, examples: bool,
         signals=evidence.signals(story) if full else (),
         history=evidence.history(story) if full else (),
         examples=evidence.texts(story) if examples and "drift" in shows else (),
+        gone=evidence.texts(story, "reference") if examples and "drift" in shows else (),
     )
 
 
@@ -94,8 +99,11 @@ def _facts(scene: Scene, shows: frozenset[str], *, full: bool) -> list[tuple[str
     story, facts = scene.story, []
     if "drift" in shows and (full or shows == {"drift"}):
         harm = evidence.harm(story)
-        facts += [("Came in", evidence.arrived(story)), ("Accuracy now", harm.text if harm else "")]
-        facts += [("New labels", _new_labels(story))]
+        facts += [("Found", evidence.found(story)), ("Came in", evidence.arrived(story))]
+        unknown = evidence.not_known(story)
+        facts += [("Accuracy now", harm.text if harm else unknown and f"not known: {unknown}")]
+        facts += [("All labels", evidence.all_labels(story)), ("New labels", _new_labels(story))]
+        facts += [("Format", line) for line in evidence.warnings(story)]
     if "candidate" in shows:
         facts += [] if full else [("Why", _cause(scene))]
         tests = evidence.checks(story)

@@ -19,7 +19,8 @@ def text(sheet: Sheet) -> str:
         *map(wrap, sheet.page.lead.splitlines()),
         wrap(sheet.group),
     ]
-    evidence_parts = [_compared(sheet), _failed(sheet), _words(sheet), _watched(sheet), _facts(sheet)]
+    evidence_parts = [_compared(sheet), _failed(sheet), _words(sheet), _slices(sheet)]
+    evidence_parts += [_watched(sheet), _facts(sheet)]
     evidence_parts += [_signals(sheet), _examples(sheet), _history(sheet)]
     steps = _next(sheet)
     parts += [steps, *evidence_parts] if sheet.page.urgent else [*evidence_parts, steps]
@@ -68,6 +69,11 @@ def _words(sheet: Sheet) -> list[str]:
     return _titled("What changed (share of texts with it, before to now)", columns(rows))
 
 
+def _slices(sheet: Sheet) -> list[str]:
+    rows = [[one.term, one.change] for one in sheet.slices]
+    return _titled("Groups of texts that changed (share of all, before to now)", columns(rows))
+
+
 def _facts(sheet: Sheet) -> list[str]:
     width = max((len(label) for label, _ in sheet.facts), default=0) + 2
     lines = []
@@ -83,7 +89,9 @@ def _signals(sheet: Sheet) -> list[str]:
 
 
 def _examples(sheet: Sheet) -> list[str]:
-    return _titled("New texts", [line for one in sheet.examples for line in wrap(one, "  | ")])
+    new = _titled("New texts", [line for one in sheet.examples for line in wrap(one, "  | ")])
+    gone = _titled("Texts that are missing now", [line for one in sheet.gone for line in wrap(one, "  | ")])
+    return [*new, *([""] if new and gone else []), *gone]
 
 
 def _history(sheet: Sheet) -> list[str]:
