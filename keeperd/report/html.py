@@ -46,7 +46,7 @@ def by_data(images: Mapping[str, bytes]) -> dict[str, str]:
 
 def html(sheet: Sheet, addresses: Mapping[str, str]) -> str:
     """A complete document; `addresses` says where each picture is found."""
-    widest = max([0.0001, *(max(word.before, word.now) for word in sheet.words)])
+    widest = max([0.0001, *(max(one.before, one.now) for one in (*sheet.words, *sheet.slices))])
     page = _template().render(
         sheet=sheet,
         page=sheet.page,
