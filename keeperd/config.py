@@ -166,7 +166,7 @@ class Training(Table):
     """How a candidate is made."""
 
     strategy: str = Field("full", description="strategy plugin")
-    first_strategy: str = Field("full", description="strategy plugin for version 1")
+    first_strategy: str = Field("retrain", description="strategy plugin for version 1")
     max_tokens: int = Field(128, ge=4, le=8192, description="longer texts are cut to this many tokens")
     memory_rows: int = Field(5000, ge=0, description="most old rows kept for replay")
     memory_share: Share = Field(0.2, description="share of the training rows seen that is kept for replay")
