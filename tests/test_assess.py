@@ -192,6 +192,31 @@ def test_labels_count_once_in_the_bets_and_never_where_they_look_wrong(job: Job)
     assert wrong.suspect.suspect and wrong.watch.rows == 60
 
 
+def test_the_holdout_is_not_asked_again(job: Job) -> None:
+    folder = job.paths.version(1)
+    texts = rows.read([folder / "holdout.parquet"]).column("text").to_pylist()
+    add(job, "b2", *said(60, list(KNOWN), 9))
+    with Predictor(folder) as predictor:
+        asked: list[str] = []
+
+        class Listening:
+            classes = predictor.classes
+
+            def predict(self, given: Sequence[str]) -> Prediction:
+                asked.extend(given)
+                return predictor.predict(given)
+
+        before = assess.run(of(job, "b2"), predictor=Listening())
+        assert len(asked) == 60 + len(texts)
+        reference.save_holdout(folder / "reference", predictor.predict(texts))
+        asked.clear()
+        after = assess.run(of(job, "b2"), predictor=Listening())
+    assert len(asked) == 60 and after["harm"] == before["harm"]
+    (folder / "reference" / "holdout.safetensors").write_bytes(b"damaged")
+    with pytest.raises(BadInputError, match="not readable"):
+        run(of(job, "b2"))
+
+
 def test_a_detector_is_told_which_rows_it_was_shown_before(job: Job) -> None:
     folder = job.paths.version(1) / "reference"
     days = [datetime(2026, 10, 1, tzinfo=UTC) + timedelta(days=row // 15) for row in range(300)]

@@ -97,10 +97,12 @@ def test_what_the_version_was_accepted_on_is_what_it_answers(
         "rows": 120,
         **parity.habits(answers.logits, predictor.classes),
     }
+    held = reference.load_holdout(version / "reference")
+    assert held is not None and held.logits.argmax(1).tolist() == right.tolist()
     # The very window that it was fitted to does not drift.
-    statistics = reference.load_statistics(version / "reference" / "two-sample")
+    statistics = reference.load_statistics(version / "reference" / "monitor")
     window = replace(window, logits=answers.logits, embeddings=answers.embeddings, classes=predictor.classes)
-    detector: Any = job.load("detector", "two-sample")
+    detector: Any = job.load("detector", "monitor")
     signals, _ = detector.detect(statistics, window, None, Context(tmp_path))
     assert not any(signal.drifted for signal in signals)
 

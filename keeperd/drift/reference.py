@@ -2,7 +2,8 @@
 
 `reference/DETECTOR/values.json` and `arrays.safetensors` below a version hold what the detector's
 `fit` returned; `reference/sources.json` names the sources that have statistics of their own, and
-`reference/sources/0/DETECTOR/` and so on hold these. Reference and windows must be predicted by one and
+`reference/sources/0/DETECTOR/` and so on hold these; `reference/holdout.safetensors` holds the version's
+answers to its holdout. Reference and windows must be predicted by one and
 the same artefact: two runtimes differ a little, and that must not look like drift.
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from keeperd import rows
-from keeperd.api import BadInputError, Component, Context, Detector, Statistics, Window
+from keeperd.api import BadInputError, Component, Context, Detector, Prediction, Statistics, Window
 from keeperd.drift import sources
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ LARGEST = 32 * 2**20
 LEAST_UNTRAINED = 100
 VALUES, ARRAYS = "values.json", "arrays.safetensors"
 SOURCES = "sources"
+HOLDOUT = "holdout.safetensors"
 
 
 def detectors(decide: Decide) -> list[str]:
@@ -129,6 +131,35 @@ def folder_of(folder: Path, detector: str, source: str) -> Path:
     if source == sources.POOLED:
         return folder / detector
     return folder / SOURCES / str(known_sources(folder).index(source)) / detector
+
+
+def save_holdout(folder: Path, answers: Prediction) -> None:
+    """Keep the version's answers to its labelled holdout rows, in their order, below its `reference/`: the
+    rows are the same at every assessment, and need not be asked again."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    arrays = {"logits": answers.logits, "embeddings": answers.embeddings}
+    kept = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+    save_file(kept, folder / HOLDOUT)
+
+
+def load_holdout(folder: Path) -> Prediction | None:
+    """What `save_holdout` kept; None where there is nothing (a version of an earlier release).
+
+    Raises:
+        BadInputError: it is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        arrays = load((folder / HOLDOUT).read_bytes())
+        return Prediction(arrays["logits"], arrays["embeddings"])
+    except FileNotFoundError:
+        return None
+    except (OSError, KeyError, SafetensorError) as error:
+        raise BadInputError(f"{folder / HOLDOUT}: not readable ({error}); run keeperd verify") from error
 
 
 def _detector(load: Callable[[str, str], Component[Any]], name: str) -> Detector[Any]:

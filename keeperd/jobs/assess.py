@@ -12,7 +12,6 @@ waits is looked at again when it has grown, and what was counted is not counted 
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -42,50 +41,13 @@ from keeperd.drift import window as drift_window
 from keeperd.drift.bets import LabelWatch
 from keeperd.drift.window import Predictor
 from keeperd.jobs import Job
+from keeperd.jobs.champion import Champion, Tested
 
 COLUMNS = ["id", "text", "label", "time", "source", "split"]
 MOST_ROWS = 2000
 """Rows that detectors look at, spread evenly over the window."""
 MOST_LABELLED = 5000
 """Newest labelled rows that accuracy is measured on."""
-
-
-@dataclass(frozen=True)
-class Champion:
-    """The champion at work: its folder, its answers, and what it was accepted on."""
-
-    folder: Path
-    predictor: Predictor
-    accuracy: float | None
-    accuracy_rows: int
-
-    @classmethod
-    def of(cls, folder: Path, predictor: Predictor) -> Champion:
-        """Read the version's profile."""
-        try:
-            profile = json.loads((folder / "profile.json").read_bytes())
-        except (OSError, ValueError) as error:
-            raise BadInputError(
-                f"{folder}: profile.json is not readable ({error}); run keeperd verify"
-            ) from error
-        return cls(folder, predictor, profile.get("accuracy"), int(profile.get("rows") or 0))
-
-    def rows(self) -> Window:
-        """The reference window."""
-        return reference.window(rows.read([self.folder / "reference" / "rows.parquet"]))
-
-    def reference(self) -> Window:
-        """The reference window, answered."""
-        return drift_window.answered(self.rows(), self.predictor)
-
-
-@dataclass(frozen=True)
-class Tested:
-    """Held-out rows: the champion's answers, whether each is right, and the labels."""
-
-    answers: Prediction
-    right: np.ndarray
-    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -132,7 +94,8 @@ def run(job: Job, predictor: Predictor | None = None) -> dict[str, JSON]:
     if not any(map(len, tables)):
         raise BadInputError("the window has no rows; nothing can be assessed")
     with _open(job, folder, predictor) as opened:
-        report = _assess(job, Champion.of(folder, opened), tables)
+        task = cast("Task[Any]", job.load("task", job.settings.task))
+        report = _assess(job, Champion.of(folder, opened, task), tables)
     return {**report.to_json(), "seconds": round(time.monotonic() - started, 1)}
 
 
@@ -151,7 +114,7 @@ def _assess(job: Job, champion: Champion, tables: Sequence[pa.Table]) -> Report:
     context.progress(0.5, "looking for drift")
     signals, states = _detect(job, champion, window)
     context.progress(0.75, "looking for harm")
-    tested = _test(job, champion)
+    tested = champion.tested()
     labelled = asked.window.take(np.flatnonzero(asked.labelled).tolist())
     suspects = _suspect(job, champion, labelled, tested)
     harmful, bets, watch = _harm(job, champion, asked, tested, suspect=suspects.suspect)
@@ -237,24 +200,6 @@ def _statistics(
     return detector.fit(sources.parts(window, [source])[source], job.context)
 
 
-def _right(job: Job, champion: Champion, labels: list[str], logits: np.ndarray) -> np.ndarray:
-    """bool (n,): which rows the champion has right; an answer that is not a number is wrong."""
-    if not labels:
-        return np.zeros(0, bool)
-    sound = np.isfinite(logits).all(axis=1)
-    task = cast("Task[Any]", job.load("task", job.settings.task))
-    scores = task.scores(champion.predictor.classes, labels, np.where(sound[:, None], logits, 0.0))
-    return np.asarray(sound & (np.asarray(scores) >= 0.5))
-
-
-def _test(job: Job, champion: Champion) -> Tested:
-    """The champion on its holdout, by this artefact."""
-    holdout = rows.window(rows.labelled(rows.read([champion.folder / "holdout.parquet"])))
-    labels = [str(label) for label in holdout.labels]
-    answers = champion.predictor.predict(holdout.texts)
-    return Tested(answers, _right(job, champion, labels, answers.logits), tuple(labels))
-
-
 def _harm(
     job: Job, champion: Champion, asked: Asked, tested: Tested, *, suspect: bool
 ) -> tuple[Harm, JSON, LabelWatch]:
@@ -264,7 +209,7 @@ def _harm(
     assert window.logits is not None and window.embeddings is not None  # noqa: S101 - _ask sets them
     right = np.zeros(len(window), bool)
     labels = [str(window.labels[row]) for row in np.flatnonzero(labelled).tolist()]
-    right[labelled] = _right(job, champion, labels, window.logits[labelled])
+    right[labelled] = champion.right(labels, window.logits[labelled])
     return harm.judge(
         harm.Asked(
             Prediction(window.logits, window.embeddings),

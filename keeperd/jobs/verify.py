@@ -232,8 +232,9 @@ def _profile(job: Job, task: Task[Any], predictor: Predictor, version: Path) -> 
     window = replace(window, logits=logits, embeddings=answers.embeddings[at], classes=predictor.classes)
     reference.fit_reference(job.settings.decide, job.load, window, version / "reference", job.context)
     labels = [label for label in holdout.labels if label is not None]
-    held = answers.logits[[texts[text] for text in holdout.texts]]
-    scores = task.scores(predictor.classes, labels, held)
+    held = [texts[text] for text in holdout.texts]
+    reference.save_holdout(version / "reference", Prediction(answers.logits[held], answers.embeddings[held]))
+    scores = task.scores(predictor.classes, labels, answers.logits[held])
     return {
         "accuracy": float(np.mean(scores)) if labels else None,
         "rows": len(labels),
