@@ -41,9 +41,10 @@ layers: $(STAMP) ## check who imports whom
 docs: $(STAMP) ## write the reference pages and etc/keeperd.toml from the code
 	@$(BIN)/python docs/generate.py
 
-bench: $(STAMP) ## run the benchmarks (drift needs text: make bench FILES="a.jsonl b.jsonl")
-	@for name in gate intake serving; do echo "== bench/$$name.py"; $(BIN)/python bench/$$name.py || exit 1; done
-	@test -z "$(FILES)" || { echo "== bench/drift.py"; $(BIN)/python bench/drift.py $(FILES); }
+bench: $(STAMP) ## run the benchmarks (drift, strategies and training need text: make bench DATA=folder)
+	@for name in gate intake serving gpu; do echo "== bench/$$name.py"; $(BIN)/python bench/$$name.py || exit 1; done
+	@test -z "$(DATA)" || for name in drift strategies training; do \
+	  echo "== bench/$$name.py"; $(BIN)/python bench/$$name.py $(DATA) || exit 1; done
 
 wheel: $(STAMP) ## build dist/*.whl
 	@$(BIN)/python -m build --wheel --outdir dist .
