@@ -142,6 +142,22 @@ def test_the_most_frequent_terms_are_kept(monkeypatch: pytest.MonkeyPatch) -> No
     assert known.names == ("a",) and known.counts.tolist() == [5, 4] and known.floor == 3
 
 
+def test_words_of_rows_unlike_the_reference_come_first() -> None:
+    usual = labelled_texts(1000, KNOWN, 0)[0]
+    now = labelled_texts(280, KNOWN, 1)[0] + ["zorblax came"] * 10 + ["quux went"] * 10
+    documents, known = _tokens.read(now), _terms.known(_tokens.read(usual))
+    scores = np.zeros(300, np.float32)
+    assert _terms.changed(documents, known, scores) == _terms.changed(documents, known)
+    for first, rows in (("zorblax came", slice(280, 290)), ("quux went", slice(290, 300))):
+        leaning = scores.copy()
+        leaning[rows] = 1.0
+        found = _terms.changed(documents, known, leaning)
+        assert found[0].term == first
+        assert {term.term: term for term in found[:2]} == {
+            term.term: term for term in _terms.changed(documents, known)[:2]
+        }
+
+
 def test_order_and_hash_seed_do_not_matter() -> None:
     before, now = labelled_texts(300, KNOWN, 0)[0], labelled_texts(80, ("music", "food"), 1)[0]
     mixed = random.Random(0).sample(now, len(now))
