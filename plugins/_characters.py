@@ -50,11 +50,12 @@ class Characters:
 
     def case(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Flags (t,): capitals, and letters that have a case."""
-        different, number = np.unique(self.codes, return_inverse=True)
+        different = distinct(self.codes)
         signs = [chr(code) for code in different.tolist()]
-        upper = np.array([sign.isupper() for sign in signs], bool)
-        cased = upper | np.array([sign.islower() for sign in signs], bool)
-        return upper[number], cased[number]
+        upper, lower = np.zeros((2, int(self.codes.max(initial=0)) + 1), bool)
+        upper[different] = [sign.isupper() for sign in signs]
+        lower[different] = [sign.islower() for sign in signs]
+        return upper[self.codes], (upper | lower)[self.codes]
 
 
 def read(texts: Sequence[str]) -> Characters:
@@ -63,6 +64,13 @@ def read(texts: Sequence[str]) -> Characters:
     sizes = np.array([len(text) for text in cut], np.int64)
     codes = np.frombuffer("".join(cut).encode("utf-32-le"), "<u4").astype(np.int64)
     return Characters(codes, np.repeat(np.arange(len(texts)), sizes), sizes)
+
+
+def distinct(codes: Ints) -> Ints:
+    """The different code points, sorted; without sorting them all."""
+    there = np.zeros(int(codes.max(initial=0)) + 1, bool)
+    there[codes] = True
+    return np.flatnonzero(there)
 
 
 def lone(values: Ints, group: Ints) -> Ints:

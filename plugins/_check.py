@@ -4,7 +4,7 @@ detectors of text."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
@@ -44,6 +44,7 @@ class Sides:
 
     Attributes:
         m, n: rows of the reference and of the window.
+        counts: uint8 (m + n, columns) their hashed n-grams.
         scores: float32 (m + n,) leave-one-out, larger for rows more like the window.
         p: by permutation of the rows; 1.0 where it was not asked for.
         auc: how well they can be told apart, 0.5..1.
@@ -51,6 +52,7 @@ class Sides:
 
     m: int
     n: int
+    counts: Any
     scores: NDArray[np.float32]
     p: float
     auc: float
@@ -62,11 +64,11 @@ def side_by_side(reference: _reference.Reference, sample: Window, permutations: 
     counts = sparse.vstack([reference.counts, _ngrams.count(sample.texts)]).tocsr()
     kernel = _ngrams.kernel(counts, reference.beside(sample))
     if kernel is None:
-        return Sides(m, n, np.zeros(m + n, np.float32), 1.0, 0.5)
+        return Sides(m, n, counts, np.zeros(m + n, np.float32), 1.0, 0.5)
     members = _permutation.splits(m, n, permutations, seed)
     scores = _permutation.smoother(kernel).left_out(members)
     p = _permutation.p_value(_permutation.margins(scores, members)) if permutations else 1.0
-    return Sides(m, n, scores[0], p, max(_permutation.auc(scores[0], members[0] > 0), 0.5))
+    return Sides(m, n, counts, scores[0], p, max(_permutation.auc(scores[0], members[0] > 0), 0.5))
 
 
 @dataclass(frozen=True)
@@ -91,15 +93,14 @@ def explain(reference: _reference.Reference, sample: Window, sides: Sides, seed:
     documents = _tokens.read(sample.texts)
     features = reference.beside(sample)
     if features is None:
-        counts = sparse.vstack([reference.counts, _ngrams.count(sample.texts)]).tocsr()
-        features = _ngrams.sketch(_ngrams.features(counts), _reference.SKETCH, seed)
+        features = _ngrams.sketch(_ngrams.features(sides.counts), _reference.SKETCH, seed)
     predicted = None
     if reference.answers is not None and sample.logits is not None:
         predicted = reference.answers + _shares.answers(sample.logits, sample.classes)
     ids = reference.values["ids"]
     examples, before = _slices.typical(sides.scores, sides.m, [*ids, *sample.texts], [*ids, *sample.ids])
     return Told(
-        _terms.changed(documents, reference.known_terms),
+        _terms.changed(documents, reference.known_terms, sides.scores[sides.m :]),
         _slices.changed(features, sides.m, predicted, documents, sample.ids, seed),
         list(examples),
         list(before),

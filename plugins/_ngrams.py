@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from keeperd_plugins import _hashing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,8 +29,11 @@ SPECIFICATION = "characters 1-4 and words, 2 x 2^15 columns, 400 characters, 1"
 COLUMNS = 2**15
 CHARACTERS = 400
 """Longer texts are cut; what a text is about shows at its beginning, and cost stays bounded."""
-COMMON = 0.1
+AT_ONCE = 2000
+"""Rows that are counted at a time; memory stays bounded."""
+COMMON = 0.05
 """Columns in more than this share of rows are multiplied as a dense matrix, which is faster."""
+BANDS = 4
 
 
 def cut(text: str) -> str:
@@ -55,17 +61,25 @@ def canonical_order(texts: Sequence[str], ids: Sequence[str], seed: int) -> list
 def count(texts: Sequence[str]) -> Counts:
     """Counts of hashed n-grams, uint8 (n, 2 * COLUMNS), at most 255 each."""
     from scipy import sparse
-    from sklearn.feature_extraction.text import HashingVectorizer
+
+    parts = [_count(texts[at : at + AT_ONCE]) for at in range(0, max(len(texts), 1), AT_ONCE)]
+    return sparse.csr_matrix(sparse.vstack(parts)) if len(parts) > 1 else parts[0]
+
+
+def _count(texts: Sequence[str]) -> Counts:
+    from scipy import sparse
 
     lowered = [cut(text).lower() for text in texts]
-    shared = {"n_features": COLUMNS, "alternate_sign": False, "norm": None, "lowercase": False}
-    characters = HashingVectorizer(analyzer="char", ngram_range=(1, 4), **shared).transform(lowered)
-    pattern = r"(?u)\w+|[^\w\s]"
-    words = HashingVectorizer(token_pattern=pattern, **shared).transform(lowered)
-    both = sparse.hstack([characters, words]).tocsr()
-    both.sort_indices()
-    both.data = np.minimum(both.data, 255).astype(np.uint8)
-    return sparse.csr_matrix(both)
+    row, column = _hashing.characters(lowered, COLUMNS)
+    word_row, word_column = _hashing.words(lowered, COLUMNS)
+    # A column of n-grams, or one of words above them, takes 16 bits, and AT_ONCE rows fit into the others.
+    keys = np.sort(np.concatenate([row << 16 | column, word_row << 16 | word_column | COLUMNS]))
+    first = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else np.zeros(0, np.int64)
+    counts = np.minimum(np.diff(np.r_[first, len(keys)]), 255).astype(np.uint8)
+    places = keys[first]
+    starts = np.searchsorted(places >> 16, np.arange(len(texts) + 1, dtype=np.uint32))
+    columns = (places & 0xFFFF).astype(np.int32)
+    return sparse.csr_matrix((counts, columns, starts.astype(np.int32)), shape=(len(texts), 2 * COLUMNS))
 
 
 def features(counts: Counts) -> Counts:
@@ -83,7 +97,14 @@ def gram(rows: Counts) -> Floats:
     shares = rows.getnnz(axis=0) / max(rows.shape[0], 1)
     common = rows[:, np.flatnonzero(shares > COMMON)].toarray()
     rare = rows[:, np.flatnonzero((shares > 0) & (shares <= COMMON))]
-    return np.asarray(common @ common.T + (rare @ rare.T).toarray(), dtype=np.float32)
+    found = np.asarray(common @ common.T, dtype=np.float32)
+    others = rare.T.tocsr()
+    cuts = np.linspace(0, rows.shape[0], BANDS + 1).astype(int).tolist()
+    for first, last in pairwise(cuts):  # each pair of bands once: the products are symmetric
+        products = (rare[first:last] @ others[:, first:]).toarray()
+        found[first:last, first:] += products
+        found[last:, first:last] += products[:, last - first :].T
+    return found
 
 
 def centred(kernel: Floats) -> Floats | None:
@@ -122,6 +143,6 @@ def sketch(rows: Counts, width: int, seed: int) -> Floats:
         mixed ^= mixed >> np.uint64(31)
     columns = (mixed >> np.uint64(1)) % np.uint64(width)
     signs = np.where(mixed & np.uint64(1), 0.5, -0.5).astype(np.float32)
-    places = (number // 4).astype(np.int64), columns.astype(np.int64)
-    projection = sparse.csr_matrix((signs, places), shape=(rows.shape[1], width))
+    starts = np.arange(0, len(number) + 1, 4)
+    projection = sparse.csr_matrix((signs, columns.astype(np.int32), starts), shape=(rows.shape[1], width))
     return np.asarray((rows @ projection).todense(), dtype=np.float32)

@@ -43,22 +43,28 @@ class Smoother:
         """
         targets = members - members.mean(axis=1, keepdims=True)
         own = np.minimum(np.diag(self.hat), 0.999)
-        return np.asarray((targets @ self.hat - targets * own) / (1.0 - own), dtype=np.float32)
+        others = self.hat / (1.0 - own)
+        others[np.diag_indices(len(own))] -= own / (1.0 - own)
+        return np.asarray(targets @ others, dtype=np.float32)
 
 
 def smoother(kernel: Floats, ridge: float = RIDGE) -> Smoother:
-    """Hat matrix K (K + ridge I)^-1 of a centred kernel with mean diagonal one."""
+    """Hat matrix K (K + ridge I)^-1 of a centred kernel with mean diagonal one. Single precision does: with
+    the ridge no eigenvalue is more than n / 10 + 1 times another."""
     from scipy.linalg import lapack
 
-    size = len(kernel)
-    shifted = kernel.astype(np.float64)
-    shifted[np.diag_indices(size)] += ridge
-    factor, failed = lapack.dpotrf(shifted, lower=1)
-    inverse, failed_too = lapack.dpotri(factor, lower=1)
+    places = np.diag_indices(len(kernel))
+    shifted = np.array(kernel, np.float32, order="F")
+    shifted[places] += ridge
+    factor, failed = lapack.spotrf(shifted, lower=1, overwrite_a=1)
+    inverse, failed_too = lapack.spotri(factor, lower=1, overwrite_c=1)
     if failed or failed_too:
         raise np.linalg.LinAlgError("the kernel of two windows is not positive definite")
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
-    return Smoother((np.eye(size) - ridge * inverse).astype(np.float32))
+    diagonal = 1.0 - ridge * inverse[places]
+    inverse *= -ridge  # the lower half; the other one is zero
+    hat = inverse + inverse.T
+    hat[places] = diagonal
+    return Smoother(np.asarray(hat, np.float32))
 
 
 def splits(reference: int, current: int, permutations: int, seed: int) -> Floats:

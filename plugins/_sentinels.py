@@ -83,7 +83,7 @@ def fit(texts: Sequence[str], split: _blocks.Split | None) -> Usual:
     measured = _format.measure(texts, read, new, new_pairs)
     bits = np.zeros(_characters.PAIRS, bool)
     bits[pairs] = True
-    seen = np.unique(read.codes).astype(np.uint32), np.packbits(bits)
+    seen = _characters.distinct(read.codes).astype(np.uint32), np.packbits(bits)
     if split is None:
         kept = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), MOST_ROWS)).astype(np.int64))
         return Usual(*seen, rows=measured.rows[kept].astype(np.float32), hashes=measured.hashes[kept])

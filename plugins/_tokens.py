@@ -32,6 +32,9 @@ LONGEST = 64
 ROW_BITS = np.uint64(20)
 """The low bits of a key number the row, the others are the term's hash."""
 
+PREFIX = np.uint64(20)
+"""Bits of a hash that are looked at first."""
+
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\uff66-\uff9f\U00020000-\U0003fffd"
@@ -106,8 +109,13 @@ class Documents:
         if not len(terms) or not len(self.hashes):
             return {}
         wanted = np.sort(terms)
-        nearest = wanted[np.minimum(np.searchsorted(wanted, self.hashes), len(wanted) - 1)]
-        found = np.flatnonzero(nearest == self.hashes)
+        # Most occurrences are of other terms: a look at the first bits leaves them out.
+        there = np.zeros(2 ** int(PREFIX), bool)
+        there[wanted >> (np.uint64(64) - PREFIX)] = True
+        near = np.flatnonzero(there[self.hashes >> (np.uint64(64) - PREFIX)])
+        hashes = self.hashes[near]
+        nearest = wanted[np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)]
+        found = near[nearest == hashes]
         first: dict[int, tuple[int, int]] = {}
         for place in found[np.argsort(self.starts[found], kind="stable")].tolist():
             first.setdefault(int(self.hashes[place]), (int(self.starts[place]), int(self.lengths[place])))
