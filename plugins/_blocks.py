@@ -24,8 +24,14 @@ LEAST = 14
 """Fewer blocks say nothing reliable about how blocks differ."""
 ROWS = 50
 """Days with fewer rows are joined."""
+ROWS_EACH = 12
+"""Rows of the reference for each direction, at least: fewer, and the directions are those of its noise."""
+LEAST_LEFT = 0.3
+"""Of the variance between blocks, what is not taken for noise of their rows at the least."""
 SHRINK = 0.5
 """Weight of the measured covariance between blocks; the rest is the same variance in all directions."""
+USUAL_SPREAD, USUAL_BLOCKS = 0.35, 8
+"""Standard deviation of blocks' scores as it often is in dated text, and how many blocks it counts for."""
 AXES = 128
 """Directions that are kept. More find small changes sooner: with 48 of them a tenth of new rows was found
 after 27 days, with 128 after 13; with 192 false alarms rose."""
@@ -133,7 +139,7 @@ def axes(rows: Floats, most: int = AXES) -> Axes:
     centre = rows.mean(0)
     middle = (rows - centre).astype(np.float64)
     variances, directions = np.linalg.eigh(middle.T @ middle / len(rows))
-    kept = slice(None, -1 - min(most, len(rows) // 4, rows.shape[1]), -1)
+    kept = slice(None, -1 - max(min(most, len(rows) // ROWS_EACH, rows.shape[1]), 1), -1)
     variances, directions = np.maximum(variances[kept], 0.0), directions[:, kept]
     scale = np.sqrt(variances + 0.05 * variances.mean() + 1e-12)
     return Axes(centre, (directions / scale).astype(np.float32))
@@ -166,11 +172,14 @@ class BlockModel:
         return float(np.log((distance + 1) / len(step)))
 
     def between(self) -> Doubles:
-        """Covariance (k, k) of block means beyond what their rows explain, half of it shrunk to the same
-        variance in all directions."""
-        covariance = np.cov(self.means.T) - self.within * (1 / self.sizes).mean()
-        values, directions = np.linalg.eigh(np.atleast_2d(covariance))
+        """Covariance (k, k) of block means beyond what their rows explain. Its positive part alone would be
+        far too large where blocks are few or small: it is scaled to the trace that is left, but not to less
+        than `LEAST_LEFT` of itself; and half of it is shrunk to the same variance in all directions."""
+        covariance = np.atleast_2d(np.cov(self.means.T)) - self.within * (1 / self.sizes).mean()
+        values, directions = np.linalg.eigh(covariance)
+        left = max(float(values.sum()), LEAST_LEFT * float(np.maximum(values, 0.0).sum()))
         values = np.maximum(values, 0.0)
+        values *= left / max(float(values.sum()), 1e-12)
         measured = (directions * values) @ directions.T
         return np.asarray(
             SHRINK * measured + (1 - SHRINK) * values.mean() * np.eye(len(values)), dtype=np.float64
@@ -200,10 +209,14 @@ def block_model(rows: Doubles, split: Split) -> BlockModel:
 
 def p_of_score(score: float, own: Doubles) -> float:
     """Probability that a further block of the reference would score as high: Student's prediction
-    interval from the reference's own scores; never less than one in all where one of them is higher."""
+    interval from the reference's own scores, whose spread is drawn towards the `USUAL_SPREAD`: days that
+    happened to be alike say too little of the odd ones. Never less than one in all where a block of the
+    reference scores higher."""
     from scipy.stats import t
 
     count = len(own)
-    spread = float(own.std(ddof=1)) * np.sqrt(1 + 1 / count) + 1e-9
+    freedom = count - 1 + USUAL_BLOCKS
+    variance = ((count - 1) * float(own.var(ddof=1)) + USUAL_BLOCKS * USUAL_SPREAD**2) / freedom
+    spread = np.sqrt(variance * (1 + 1 / count))
     p = float(t.sf((score - float(own.mean())) / spread, count - 1))
     return p if score > float(own.max()) else max(p, 1 / (count + 1))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 MOST_IN_BLOCK = 500
 """Rows of a block beyond these are not counted: its mean is known well enough, and cost stays bounded."""
+FOLDS = 5
 LEAST_ROWS = 5
 """Blocks of the reference that are smaller on average say too little."""
 
@@ -30,7 +32,7 @@ class Channel:
     Attributes:
         axes: from features to coordinates.
         model: of the block means.
-        own: (blocks,) score of each block against all the others.
+        own: (blocks,) score of each block against others that it had no part in.
         days_each: days in a block, on average.
     """
 
@@ -38,6 +40,11 @@ class Channel:
     model: _blocks.BlockModel
     own: NDArray[np.float64]
     days_each: float
+
+    @cached_property
+    def baseline(self) -> _sequence.Baseline:
+        """The reference's blocks, ready for comparison."""
+        return _sequence.Baseline(self.model, self.own)
 
     def arrays(self, name: str) -> dict[str, NDArray[Any]]:
         """To be stored; `of` reads them again."""
@@ -93,7 +100,23 @@ def fit(features: Floats, split: _blocks.Split | None) -> Channel | None:
         return None
     axes = _blocks.axes(features)
     model = _blocks.block_model(axes.project(features), split)
-    return Channel(axes, model, model.own_scores(), split.days_each)
+    return Channel(axes, model, _own_scores(features, split), split.days_each)
+
+
+def _own_scores(features: Floats, split: _blocks.Split) -> NDArray[np.float64]:
+    """(blocks,) score of each block against others that it had no part in, directions included: a block
+    lies far out in directions that were found in its own rows."""
+    scores = np.zeros(split.count)
+    for fold in range(FOLDS):
+        inside = (split.block >= 0) & (split.block % FOLDS != fold)
+        axes = _blocks.axes(features[inside])
+        kept = np.unique(split.block[inside])
+        others = _blocks.Split(np.searchsorted(kept, split.block[inside]), len(kept), split.days_each)
+        model = _blocks.block_model(axes.project(features[inside]), others)
+        for block in range(fold, split.count, FOLDS):
+            rows = axes.project(features[split.block == block])
+            scores[block] = model.score(rows.mean(0), len(rows), 1)
+    return scores
 
 
 def first_rows(split: _blocks.Split | None, rows: int) -> NDArray[np.int64]:

@@ -1,6 +1,6 @@
 """A sequence of blocks (days) against the blocks of the reference, with a budget of false alarms.
 
-Two watches have half of the budget each. *Windows* of the last 1, 7 and 28 blocks are compared with the
+Two watches have half of the budget each. *Windows* of the last 1, 3, 7 and 28 blocks are compared with the
 reference as one of its own blocks would be: they find large changes at once and middling ones in a week.
 The *witness* finds small changes that last: a direction is learnt from the last two weeks against one half
 of the reference's blocks, the next block is scored in it against the other half, and the evidence is
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     Doubles = NDArray[np.float64]
 
 YEAR = 365
-WINDOWS = (1, 7, 28)
+WINDOWS = (1, 3, 7, 28)
 LEARN = 14
 """Blocks that the witness learns its direction from."""
 BETS = np.array([0.25, 0.5, 1.0, 1.5])
@@ -55,7 +55,7 @@ class Baseline:
 
     Args:
         model: block means (blocks, k), their sizes, and the covariance of rows about them.
-        own: (blocks,) score of each block against all the others.
+        own: (blocks,) score of each block against others that it had no part in.
     """
 
     def __init__(self, model: _blocks.BlockModel, own: Doubles) -> None:
@@ -141,7 +141,7 @@ class Look:
         date, rows: of the block; its last day.
         p: window -> its p-value, of the windows that were due.
         evidence: the witness's, 1 is an alarm.
-        alarm: what raised one now ("1", "7", "28", "witness"), or "".
+        alarm: what raised one now ("1", "3", "7", "28", "witness"), or "".
         since: date of the alarm that still holds, or "".
     """
 

@@ -70,7 +70,7 @@ def test_quiet_days_stay_quiet(fitted: Statistics, context: Context) -> None:
     assert not any(signal.drifted for signal in found)
     assert state["channels"]["text"]["alarms"] == 0
     assert all(signal.facts["calibrated_on"] == "days" for signal in found)
-    assert set(found[35].facts["windows"]) == {"1", "7", "28"}
+    assert set(found[35].facts["windows"]) == {"1", "3", "7", "28"}
 
 
 def test_a_large_change_is_found_on_its_first_day_and_latched(fitted: Statistics, context: Context) -> None:
@@ -227,9 +227,7 @@ def test_answers_and_labels_are_followed_with_budgets_of_their_own(context: Cont
         return replace(day(number), labels=names, logits=logits, classes=("a", "b"))
 
     days = [answered(number, 0.5) for number in range(24)]
-    reference = replace(
-        joined(*days), logits=np.vstack([one.logits for one in days]), classes=("a", "b")
-    )
+    reference = replace(joined(*days), logits=np.vstack([one.logits for one in days]), classes=("a", "b"))
     statistics = MonitorDetector().fit(reference, context)
     detector = MonitorDetector()
     signals, state = detector.detect(statistics, answered(24, 0.95), None, context)
