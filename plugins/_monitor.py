@@ -102,10 +102,9 @@ def _follow(
         others = len(channels) - 1
         share = 1.0 if not others else 0.5 if name == _reference.TEXT else 0.5 / others
         budget = options.budget * share
-        baseline = _sequence.Baseline(channel.model, channel.own)
         state = _sequence.State.of(kept.get(name))
         features, dates = rows[name]
-        looks = _sequence.Sequence(baseline, state, channel.rules(budget)).follow(
+        looks = _sequence.Sequence(channel.baseline, state, channel.rules(budget)).follow(
             channel.parts(features(), dates) if dates else []
         )
         found[name] = Followed(state, list(looks), budget)
@@ -157,7 +156,7 @@ def _text(
     sides = _check.side_by_side(reference, sample, 0, seed)
     told = _check.explain(reference, sample, sides, seed)
     large = sides.auc > usual + 3 * spread
-    size = "" if large else ": a small but lasting change"
+    size = "" if large else ": a small change"
     summary = (
         f"The text has drifted from the reference{size} ({_found(followed)}; AUC {sides.auc:.2f},"
         f" usually {usual:.2f})."
@@ -193,7 +192,7 @@ def _found(followed: Followed) -> str:
     """When the alarm was raised, and by what."""
     if not followed.alarm:
         return f"since {followed.state.since}, told before"
-    by = "small, but day after day" if followed.alarm == "witness" else f"in {_days(int(followed.alarm))}"
+    by = "by what is small, but lasts" if followed.alarm == "witness" else f"in {_days(int(followed.alarm))}"
     return f"found on {followed.state.since}, {by}; {followed.budget:g} false alarms a year are borne"
 
 
@@ -219,6 +218,8 @@ def _moved(name: str, what: str, moved: _shares.Moved, followed: Followed) -> Si
         f"The {what} are in other proportions{f': {moved.told}' if moved.told else ''} ({_found(followed)})."
         if since
         else f"The {what} are in the usual proportions{p}."
+        if followed.looks
+        else f"Too few {what} for a day so far ({followed.state.rows})."
     )
     return Signal(
         name=name,

@@ -249,7 +249,11 @@ def _reasons(report: Report, history: History) -> list[str]:
             f"{_count(history.labelled_before, 'labelled row')} of earlier batches not learnt from yet"
         )
     counted = [str(one["summary"]) for one in report.signals if not one.get("warning")]
-    warned = [f"warning: {one['summary']}" for one in report.signals if one.get("warning")]
+    warned = [
+        f"warning: {one['summary']}"
+        for one in report.signals
+        if one.get("warning") and "html" not in one.get("facts", {})  # a page that was made is no warning
+    ]
     reasons += [line.rstrip(".") for line in (*(counted or [_drift(report)]), *warned)]
     reasons.append(_harm(report))
     if report.watch.rows:
