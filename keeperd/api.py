@@ -275,8 +275,9 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Term:
-    """A word or character n-gram that became more or less frequent: z of the log-odds of its
-    document frequency, and the share of documents with it in both windows (0..1)."""
+    """A word, pair of words or run of characters that became more or less frequent: how clearly, in
+    standard errors (positive: more frequent now), and the share of documents with it in both windows
+    (0..1). At most 64 characters."""
 
     term: str
     z: float
@@ -319,7 +320,7 @@ class Signal:
         words: what changed most, strongest first.
         slices: which parts of the rows changed most, strongest first.
         warning: True for a sentinel, which is told but does not count as drift.
-        facts: anything else, as JSON.
+        facts: anything else, as JSON; plugins/README.md says which have a meaning to keeperd.
     """
 
     name: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,43 @@ def test_a_small_window_waits_and_is_judged_with_the_next(serving: House) -> Non
     serving.settle()
     window = next(inputs for key, inputs in reversed(serving.runs.asked) if key == "assess")["batches"]
     assert window == ["1" * 64, "2" * 64]
+
+
+def test_detectors_are_given_the_states_that_they_left_until_there_is_a_new_champion(serving: House) -> None:
+    serving.runs.answers["assess"] = [fakes.report(drifted=False), fakes.report()]
+    for name in ("1", "2"):
+        serving.files_came(name)
+        serving.settle()
+    asked = [inputs["states"] for key, inputs in serving.runs.asked if key == "assess"]
+    assert asked == [{}, {"two-sample": {"n": 1}}]
+    assert serving.champion == 2 and serving.store.model("m")["states"] == {}
+    kept = [json.loads(row["facts"]) for row in serving.store._all("SELECT facts FROM cycles")]
+    assert not any("states" in facts.get("assess", {}) for facts in kept)
+
+
+def test_an_update_by_hand_takes_in_what_was_left_alone(serving: House) -> None:
+    serving.runs.answers["assess"] = [fakes.report(drifted=False), fakes.report(drifted=False)]
+    serving.files_came("1")
+    serving.settle()
+    assert serving.statuses() == ["trained", "judged"]
+    serving.runs.answers["intake"] = [fakes.nothing_new()]
+    serving.store.add_trigger("m", "manual", "now", serving.clock.now())
+    serving.settle()
+    window = next(inputs for key, inputs in reversed(serving.runs.asked) if key == "assess")["batches"]
+    assert window == ["1" * 64] and serving.champion == 2
+
+
+@pytest.mark.parametrize(("on_drift", "kind"), [("tell", "drift"), ("ask", "ask")])
+def test_drift_without_proven_harm_is_told_or_asked_about(tmp_path: Path, on_drift: str, kind: str) -> None:
+    house = House(tmp_path, decide={"cooldown": 0, "on_drift": on_drift})
+    house.files_came("0")
+    house.settle()
+    house.runs.answers["assess"] = [fakes.report(loss=0.02)]
+    house.files_came("1")
+    house.settle()
+    assert house.last() == "SKIPPED" and house.statuses() == ["trained", "judged"]
+    assert len(house.store._all("SELECT 1 FROM events WHERE kind=?", kind)) == 1
+    house.store.close()
 
 
 def test_suspect_labels_set_the_batch_aside(serving: House) -> None:
