@@ -173,7 +173,7 @@ def test_drift_without_proven_harm_is_told_or_asked_about(tmp_path: Path, on_dri
     house.files_came("1")
     house.settle()
     assert house.last() == "SKIPPED" and house.statuses() == ["trained", "judged"]
-    assert len(house.store._all("SELECT 1 FROM events WHERE kind=?", kind)) == 1
+    assert len(house.store._all("SELECT 1 FROM events WHERE kind=?", [kind])) == 1
     house.store.close()
 
 
