@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from keeperd import __version__
 from keeperd.api import KeeperdError
-from keeperd.commands import keep, look, measure, steer
+from keeperd.commands import drift, keep, look, measure, steer
 from keeperd.commands.setup import Setup, find_config
 from keeperd.config import ConfigError
 from keeperd.exits import EXIT_CODES, exit_code, of_system
@@ -89,7 +89,7 @@ def program(
     context.obj = Setup(find_config(config))
 
 
-for group in (look, steer, keep, measure):
+for group in (look, steer, keep, drift, measure):
     group.register(app)
 
 

@@ -62,7 +62,7 @@ def words(texts: Sequence[str], columns: int) -> tuple[Words32, Words32]:
 def _words_at(data: NDArray[np.uint8]) -> Words32:
     """The little-endian word of 32 bits that begins at each byte but the last three."""
     wide = data.astype(np.uint32)
-    return wide[:-3] | wide[1:-2] << 8 | wide[2:-1] << 16 | wide[3:] << 24
+    return np.asarray(wide[:-3] | wide[1:-2] << 8 | wide[2:-1] << 16 | wide[3:] << 24, np.uint32)
 
 
 def _murmur(words: Words32, begin: Ints, size: Ints) -> Words32:
@@ -79,9 +79,10 @@ def _murmur(words: Words32, begin: Ints, size: Ints) -> Words32:
             masks = np.array([0, 0xFF, 0xFFFF, 0xFFFFFF], np.uint32)
             state ^= _scrambled(words[begin + (size - rest)] & masks[rest])
         state ^= size.astype(np.uint32)
-        state = (state ^ state >> 16) * np.uint32(0x85EBCA6B)
-        state = (state ^ state >> 13) * np.uint32(0xC2B2AE35)
-        return np.asarray(state ^ state >> 16, np.uint32)
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+            state ^= state >> np.uint32(shift)
+            state *= np.uint32(factor)
+        return state
 
 
 def _scrambled(word: Words32) -> Words32:

@@ -12,6 +12,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,7 +95,11 @@ class Reference:
 
     def channel(self, name: str) -> _channels.Channel | None:
         """The blocks in this channel, or None."""
-        return _channels.Channel.of(self.arrays, name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, _channels.Channel | None]:
+        return {name: _channels.Channel.of(self.arrays, name) for name in (TEXT, ANSWERS, LABELS)}
 
     def embeddings_of(self, sample: Window) -> NDArray[np.float16] | None:
         """Directions of a window's embeddings, where the reference has them too.

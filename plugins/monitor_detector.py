@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from keeperd.api import JSON, Component, Context, Detector, PluginError, Signal, Statistics, Window, hookimpl
 from keeperd_plugins._check_options import CheckOptions
+
+if TYPE_CHECKING:
+    from keeperd_plugins._reference import Reference
 
 
 class MonitorOptions(CheckOptions):
@@ -39,6 +43,7 @@ class MonitorDetector(Detector[MonitorOptions]):
 
     name = "monitor"
     Options = MonitorOptions
+    _loaded: tuple[Statistics, Reference] | None = None
 
     def fit(self, reference: Window, context: Context) -> Statistics:
         """See `Detector.fit`. What is kept holds no text: hashed counts, term frequencies, figures."""
@@ -55,7 +60,9 @@ class MonitorDetector(Detector[MonitorOptions]):
 
         if not len(window):
             raise PluginError("monitor: the window is empty; wait for rows")
-        reference = _reference.load(statistics)
+        if self._loaded is None or self._loaded[0] is not statistics:
+            self._loaded = statistics, _reference.load(statistics)  # what it works out is kept between looks
+        reference = self._loaded[1]
         if reference.dated:
             return _monitor.look(reference, window, state, self.options, context.seed)
         text, *others = _single.look(reference, window, self.options, context.seed)

@@ -64,10 +64,13 @@ def test_drift_as_json_and_with_other_columns(tmp_path: Path) -> None:
     [
         ("nowhere.jsonl", [], "No such file"),
         ("empty.jsonl", [], "no usable row"),
-        ("few.jsonl", [], "rows"),
+        ("few.jsonl", [], "one row says nothing"),
         ("old.jsonl", ["--text-column", "body"], "no usable row"),
         ("old.jsonl", ["--html", "/nowhere/page.html"], "its folder is not there"),
         ("old.jsonl", ["--html", "/"], "is a folder"),
+        ("old.jsonl", ["--time", "when"], "no row has a time in 'when'"),
+        ("old.jsonl", ["--png", "a.png"], "--png needs --replay FILE"),
+        ("old.jsonl", ["--replay", "old.jsonl"], "REFERENCE cannot be together with --replay"),
     ],
 )
 def test_bad_input_is_2(tmp_path: Path, new: str, more: list[str], says: str) -> None:
@@ -82,6 +85,67 @@ def test_bad_input_is_2(tmp_path: Path, new: str, more: list[str], says: str) ->
     [line] = result.stderr.splitlines()
     assert line.startswith("keeperd: ")
     assert says in line
+
+
+def test_drift_wants_two_files() -> None:
+    for args in (["drift"], ["drift", "one.jsonl"]):
+        result = keeperd(*args)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "two files are needed" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+# --- drift --replay -------------------------------------------------------------------------------
+
+
+def dated_file(path: Path, days: int, changed_from: int = 10**6) -> str:
+    """Fifty-two rows a day; from a day on they are about something else."""
+    lines = []
+    for number in range(days):
+        rng, known = random.Random(number), (WEATHER if number < changed_from else SPORT).split()
+        when = f"2026-{1 + number // 28:02}-{1 + number % 28:02}"
+        lines += [json.dumps({"text": " ".join(rng.choices(known, k=8)), "when": when}) for _ in range(52)]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def test_replay_tells_when_and_why(tmp_path: Path) -> None:
+    path = dated_file(tmp_path / "dated.jsonl", 26, changed_from=22)
+    page, picture = tmp_path / "page.html", tmp_path / "chart.png"
+    more = ("--time", "when", "--reference", "18", "--html", str(page), "--png", str(picture))
+    result = keeperd("drift", "--replay", path, *more)
+    assert result.exit_code == 3
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("1 alarm in 8 blocks, 2026-01-19 to 2026-01-26")
+    assert max(len(line) for line in lines) <= 80 and "\x1b" not in result.stdout
+    [chart] = [line for line in lines if line.startswith("2026-01-19 ")]
+    assert chart.endswith("████")
+    [marks] = [line for line in lines if line.strip() == "!---"]
+    assert marks.index("!") == len("2026-01-19 ") + 4
+    assert "\n2026-01-23 text: The text has drifted" in result.stdout and "  more: " in result.stdout
+    told = " ".join(lines[-2:])
+    assert "alarmed once; a test of rows at 5 % would have alarmed on" in told and "of 8 blocks" in told
+    assert picture.read_bytes().startswith(b"\x89PNG") and "data:image/png" in page.read_text()
+
+
+def test_replay_without_an_alarm_as_json(tmp_path: Path) -> None:
+    path = dated_file(tmp_path / "dated.jsonl", 20)
+    more = ("--time", "when", "--reference", "16", "--budget", "0.5", "--json")
+    result = keeperd("drift", "--replay", path, *more)
+    assert (result.exit_code, result.stderr) == (0, "")
+    told = json.loads(result.stdout)
+    assert (told["alarms"], told["alarm_budget"], told["summary"]["blocks"]) == ([], 0.5, 4)
+
+
+def test_replay_of_a_short_or_undated_file_is_2(tmp_path: Path) -> None:
+    path = dated_file(tmp_path / "dated.jsonl", 16)
+    for more, says in (
+        (("--time", "when"), "16 blocks of at least 50 rows from 16 days; a replay needs 31"),
+        ((), "no usable row has a time in 'time'"),
+        (("--alpha", "0.05"), "--alpha cannot be together with --replay"),
+    ):
+        result = keeperd("drift", "--replay", path, *more)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert says in result.stderr and len(result.stderr.splitlines()) == 1
 
 
 # --- predict --------------------------------------------------------------------------------------

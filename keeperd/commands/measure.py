@@ -1,78 +1,25 @@
-"""Commands that compute: drift between two files, a prediction of the champion."""
+"""Commands that compute: a prediction of the champion."""
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from keeperd import terminal
-from keeperd.api import BadInputError, Columns, PluginError
+from keeperd.api import BadInputError
+from keeperd.commands.drift import PANEL, offline
 from keeperd.commands.setup import JsonOption, setup_of
-from keeperd.exits import DRIFT
 from keeperd.store.views import NotInLedgerError
 
-PANEL = "Try"
 MOST_TEXTS = 10_000
 LONGEST_TEXT = 1 << 20
 
 
 def register(app: typer.Typer) -> None:
-    """Add these commands."""
-    app.command(rich_help_panel=PANEL)(drift)
+    """Add this command."""
     app.command(rich_help_panel=PANEL)(predict)
-
-
-def drift(
-    reference: Annotated[Path, typer.Argument(help="File of rows as they were.")],
-    current: Annotated[Path, typer.Argument(help="File of rows as they are now.")],
-    text_column: Annotated[str, typer.Option(help="What the text's column is called.")] = "text",
-    label_column: Annotated[str, typer.Option(help="What the label's column is called.")] = "label",
-    time_column: Annotated[str, typer.Option(help="What the time's column is called.")] = "time",
-    encoder: Annotated[
-        Path | None,
-        typer.Option(help="Model folder whose embeddings are compared too. [default: words alone]"),
-    ] = None,
-    alpha: Annotated[float, typer.Option(min=1e-6, max=0.5, help="Chance of a false alarm.")] = 0.01,
-    as_json: Annotated[bool, JsonOption] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a report as one HTML file.")] = None,
-) -> None:
-    """Has the text changed between two files? Exit code 0: no, 3: yes, 2: bad input."""
-    _offline()
-    if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
-        problem = "is a folder; name a file" if html.is_dir() else "its folder is not there; make it first"
-        raise BadInputError(f"{html}: {problem}")
-    from keeperd.drift.compare import compare
-
-    columns = Columns(text=text_column, label=label_column, time=time_column)
-    try:
-        report = compare(reference, current, columns=columns, encoder=encoder, alpha=alpha, html=html)
-    except PluginError as error:
-        raise BadInputError(str(error)) from error  # too few rows
-    if as_json:
-        terminal.show_json(report)
-    else:
-        _show_drift(report)
-    if report["drifted"]:
-        raise typer.Exit(DRIFT)
-
-
-def _show_drift(report: Mapping[str, Any]) -> None:
-    from keeperd.terminal.parts import assess
-
-    line = Text("drift", terminal.BAD) if report["drifted"] else Text("no drift", terminal.GOOD)
-    rows = report["rows"]
-    line.append(f": {terminal.count(rows['current'], 'row')} against {terminal.count(rows['reference'])}", "")
-    if rows["bad"]:
-        line.append(f", {terminal.count(rows['bad'])} refused", terminal.ASK)
-    if report["calibrated_on"]:
-        line.append(f"; calibrated on {terminal.plain(report['calibrated_on'], 80)}", terminal.QUIET)
-    terminal.show(line, assess(report))
 
 
 def predict(
@@ -91,7 +38,7 @@ def predict(
     if settings is None:
         known = ", ".join(sorted(setup.settings.model)) or "none"
         raise NotInLedgerError(f"no model {model!r} in the configuration; there are: {known}")
-    _offline()
+    offline()
     wanted = texts or _lines()
     folder = versions.resolve(setup.paths.model(model))
     from keeperd.inference import Predictor
@@ -113,12 +60,6 @@ def predict(
             terminal.text(one["text"], limit=300),
         )
     terminal.show(table)
-
-
-def _offline() -> None:
-    """No network and no telemetry; some libraries look at this when they are imported."""
-    for name in ("HF_HUB_OFFLINE", "DO_NOT_TRACK", "ORT_DISABLE_TELEMETRY"):
-        os.environ[name] = "1"
 
 
 def _lines() -> list[str]:

@@ -5,26 +5,26 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from keeperd import config, intake, plugins, rows
-from keeperd.api import JSON, BadInputError, Columns, Component, Context, Prediction, Signal, Task, Window
+from keeperd.api import JSON, BadInputError, Columns, Context, Prediction, Signal, Task, Window
 from keeperd.drift import Harm, harm
 from keeperd.drift import page as drift_page
 from keeperd.drift import window as drift_window
-from keeperd.drift.window import Load, Predictor
+from keeperd.drift.encoder import TASK, opened
+from keeperd.drift.window import Load
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MOST_ROWS = 2000
 """Rows of each file that are looked at, evenly spread."""
+LEAST_ROWS = 2
 DETECTORS = ("two-sample",)
-TASK = "text-classification"
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ def compare(
     seed: int = 0,
     encoder: Path | None = None,
     html: Path | None = None,
+    timed: bool = False,
     detectors: Sequence[str] = DETECTORS,
     load: Load | None = None,
 ) -> dict[str, JSON]:
@@ -58,32 +59,38 @@ def compare(
         encoder: a version of keeperd's, or a model folder; its embeddings join the n-grams, and where
             it knows labels its answers are compared too and harm is looked for.
         html: where to write a page that needs nothing else.
+        timed: both files must have times.
         load: makes plugins; the installed ones by default.
 
     Returns:
-        {"drifted", "p_value", "effect": {"auc", "reference_auc"}, "calibrated_on", "alarm_budget": None,
-        "signals", "words", "slices": [], "examples", "sentinels", "harm": {"how", "estimate", "low",
-        "high", "abstained", "why" ...}, "rows": {"reference", "current", "bad"}, "seconds"}
+        {"drifted", "p_value", "effect": {"auc", "reference_auc"}, "calibrated_on": "days" or "rows",
+        "alarm_budget": chance of a false alarm of this check, "signals", "words": [{"term", "z", "current",
+        "reference"}], "slices": [{"name", "kind", "z", "current", "reference", "examples"}], "examples":
+        [{"side": "current" or "reference", "id", "text"}], "sentinels": {name: {"current", "reference"}},
+        "harm": {"how", "estimate", "low", "high", "abstained", "why" ...}, "rows": {"reference", "current",
+        "bad"}, "seconds"}. All keys are always there, and all figures are finite; those of harm are None
+        where it abstains.
 
     Raises:
         BadInputError: a file or the encoder cannot be read.
         PluginError: there are too few rows.
     """
     started = time.monotonic()
-    make = load or _installed
+    make = load or plugins.load
     settings = config.Intake(columns=columns or Columns())
-    before, now = _read(reference_path, settings, make), _read(current_path, settings, make)
+    before, now = (_read(path, settings, make, timed) for path in (reference_path, current_path))
     with tempfile.TemporaryDirectory() as folder:
         context = Context(Path(folder), seed=seed)
         old, new = before.window, now.window
         if encoder is not None:
-            with _predictor(encoder, make, context) as predictor:
+            with opened(encoder, make, context) as predictor:
                 old, new = (drift_window.answered(window, predictor) for window in (old, new))
         chosen = drift_window.deciding(detectors, make, alpha)
         statistics = {name: detector.fit(old, context) for name, detector in chosen.items()}
         signals, _ = drift_window.detect(chosen, statistics, new, {}, context)
     told = {
-        **_told(signals, new),
+        **_told(signals, old, new),
+        "alarm_budget": alpha,
         "harm": asdict(_harm(old, new, make)),
         "rows": {"reference": before.rows, "current": now.rows, "bad": before.bad + now.bad},
         "seconds": round(time.monotonic() - started, 2),
@@ -93,15 +100,16 @@ def compare(
     return told
 
 
-def _installed(kind: str, name: str) -> Component[Any]:
-    return plugins.load(kind, name)
-
-
-def _read(path: Path, settings: config.Intake, load: Load) -> Side:
+def _read(path: Path, settings: config.Intake, load: Load, timed: bool) -> Side:
     table, bad = intake.read_file(path, settings, cast("Any", load))
     if not len(table):
         first = f"; row {bad[0].number}: {bad[0].reason}" if bad else ""
         raise BadInputError(f"{path}: no usable row{first}")
+    if len(table) < LEAST_ROWS:
+        raise BadInputError(f"{path}: one row says nothing; give it more, better hundreds")
+    column = settings.columns.time
+    if timed and table.column("time").null_count == len(table):
+        raise BadInputError(f"{path}: no row has a time in {column!r}; name its column (--time)")
     return Side(rows.window(_spread(table)), len(table), len(bad))
 
 
@@ -113,73 +121,25 @@ def _spread(table: pa.Table) -> pa.Table:
     return table.take([number * count // MOST_ROWS for number in range(MOST_ROWS)])
 
 
-def _told(signals: Sequence[Signal], window: Window) -> dict[str, JSON]:
+def _told(signals: Sequence[Signal], old: Window, new: Window) -> dict[str, JSON]:
+    """What the signals say; the text's comes first."""
     text = next((signal for signal in signals if signal.name == "text"), signals[0])
-    sentinels: Mapping[str, JSON] = text.facts.get("sentinels", {})
-    told = [drift_window.as_json(signal) for signal in signals]
+    plain = drift_window.as_json(text)
+    sentinels: Mapping[str, JSON] = plain["facts"].get("sentinels", {})
     return {
         "drifted": drift_window.drifted(signals),
-        "p_value": text.p_value,
-        "effect": {"auc": text.effect, "reference_auc": text.baseline},
-        "calibrated_on": text.facts.get("calibrated_on"),
-        "alarm_budget": None,
-        "signals": told,
-        "words": [asdict(term) for term in text.words],
-        "slices": [],
-        "examples": drift_window.examples(signals, window),
+        "p_value": plain["p_value"],
+        "effect": {"auc": plain["effect"], "reference_auc": plain["baseline"]},
+        "calibrated_on": text.facts.get("calibrated_on", "rows"),
+        "signals": [drift_window.as_json(signal) for signal in signals],
+        "words": plain["words"],
+        "slices": plain["slices"],
+        "examples": drift_window.examples(signals, new, old),
         "sentinels": dict(sentinels),
     }
 
 
-# --- with a model ---------------------------------------------------------------------------------
-
-
-class TaskPredictor:
-    """A model folder that answers through the task plugin, or a bare encoder, which has no logits."""
-
-    def __init__(self, model: Path, task: Task[Any], context: Context, max_tokens: int = 128) -> None:
-        self.classes = task.classes(model)
-        self._model, self._task, self._context, self._max_tokens = model, task, context, max_tokens
-
-    def predict(self, texts: Sequence[str]) -> Prediction:
-        """Logits float32 (n, classes), no columns for a bare encoder, and embeddings (n, d)."""
-        if self.classes:
-            return self._task.predict(self._model, texts, self._max_tokens, self._context)
-        return Prediction(*_encode(self._model, texts, self._max_tokens))
-
-
-@contextmanager
-def _predictor(encoder: Path, load: Load, context: Context) -> Iterator[Predictor]:
-    """A version by its accepted artefact, a model folder by torch."""
-    with ExitStack() as stack:
-        if (encoder / "parity.json").is_file():
-            from keeperd.inference import Predictor as Artefact
-
-            yield cast("Predictor", stack.enter_context(Artefact(encoder)))
-        else:
-            yield TaskPredictor(encoder, cast("Task[Any]", load("task", TASK)), context)
-
-
-def _encode(model: Path, texts: Sequence[str], max_tokens: int) -> tuple[Any, Any]:
-    """Mean of the last hidden states over the tokens, for a folder that the task has looked over."""
-    import numpy as np
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    local = {"local_files_only": True, "trust_remote_code": False}
-    tokenizer = AutoTokenizer.from_pretrained(model, **local)
-    encoder = AutoModel.from_pretrained(model, use_safetensors=True, dtype=torch.float32, **local).eval()
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-    found = np.zeros((len(texts), encoder.config.hidden_size), np.float32)
-    with torch.inference_mode():
-        for start in range(0, len(order), 64):
-            part = order[start : start + 64]
-            cut = [texts[row][: 20 * max_tokens] for row in part]
-            tokens = tokenizer(cut, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
-            hidden = encoder(**tokens).last_hidden_state
-            mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-            found[part] = ((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).numpy()
-    return np.zeros((len(texts), 0), np.float32), found
+# --- does it hurt? --------------------------------------------------------------------------------
 
 
 def _harm(old: Window, new: Window, load: Load) -> Harm:

@@ -33,7 +33,7 @@ def words(terms: Sequence[Mapping[str, Any]]) -> bytes:
         label.set_parse_math(False)
     axes.set_xlabel("share of texts with it: now (strong), reference (pale)", fontsize=8)
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
-    return _png(figure)
+    return png(figure)
 
 
 def accuracy(harm: Harm) -> bytes | None:
@@ -53,7 +53,7 @@ def accuracy(harm: Harm) -> bytes | None:
     axes.set_ylim(-0.6, 1.6)
     axes.set_xlabel("accuracy", fontsize=8)
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
-    return _png(figure)
+    return png(figure)
 
 
 def drawable(term: str, rank: int) -> str:
@@ -78,7 +78,8 @@ def _canvas(lines: int) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The picture as bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
