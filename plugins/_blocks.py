@@ -207,16 +207,20 @@ def block_model(rows: Doubles, split: Split) -> BlockModel:
     return BlockModel(means, sizes, middle.T @ middle / max(len(rows) - split.count, 1))
 
 
-def p_of_score(score: float, own: Doubles) -> float:
+def p_of_score(score: float, own: Doubles, most_freedom: int = 10**6) -> float:
     """Probability that a further block of the reference would score as high: Student's prediction
     interval from the reference's own scores, whose spread is drawn towards the `USUAL_SPREAD`: days that
     happened to be alike say too little of the odd ones. Never less than one in all where a block of the
-    reference scores higher."""
+    reference scores higher.
+
+    Args:
+        most_freedom: degrees of freedom at the most; fewer of them expect odd blocks more often.
+    """
     from scipy.stats import t
 
     count = len(own)
     freedom = count - 1 + USUAL_BLOCKS
     variance = ((count - 1) * float(own.var(ddof=1)) + USUAL_BLOCKS * USUAL_SPREAD**2) / freedom
     spread = np.sqrt(variance * (1 + 1 / count))
-    p = float(t.sf((score - float(own.mean())) / spread, count - 1))
+    p = float(t.sf((score - float(own.mean())) / spread, min(count - 1, most_freedom)))
     return p if score > float(own.max()) else max(p, 1 / (count + 1))

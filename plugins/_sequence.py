@@ -35,7 +35,10 @@ if TYPE_CHECKING:
     Doubles = NDArray[np.float64]
 
 YEAR = 365
-WINDOWS = (1, 3, 7, 28)
+WINDOWS = {1: 0.4, 3: 0.2, 7: 0.2, 28: 0.2}
+"""Blocks in a window, and its part of the windows' budget."""
+ODD_DAYS = 10
+"""Degrees of freedom of a single block's score: the tail of real days is heavy, that of means less so."""
 LEARN = 14
 """Blocks that the witness learns its direction from."""
 BETS = np.array([0.25, 0.5, 1.0, 1.5])
@@ -65,7 +68,8 @@ class Baseline:
 
     def p(self, mean: Doubles, rows: float, blocks: float) -> float:
         """Probability that so many further rows and blocks of the reference would lie as far from it."""
-        return _blocks.p_of_score(self.model.score(mean, rows, blocks), self.own)
+        freedom = ODD_DAYS if blocks == 1 else len(self.own)
+        return _blocks.p_of_score(self.model.score(mean, rows, blocks), self.own, freedom)
 
     @cached_property
     def between(self) -> Doubles:
@@ -307,7 +311,7 @@ class Sequence:
             self._release()
             return Look(state.date, state.rows, p, 0.0, "", state.since)
         evidence = float(self._wealth().mean()) * share
-        alarm = next((str(w) for w in p if p[w] <= share * _step(w) / len(WINDOWS)), "")
+        alarm = next((str(w) for w in p if p[w] <= share * _step(w) * WINDOWS[w]), "")
         alarm = alarm or ("witness" if evidence >= 1 else "")
         if alarm:
             state.since, state.after, state.alarms = state.date, 0, state.alarms + 1
