@@ -371,12 +371,11 @@ def bursts(cases: Sequence[Stream], runs: int, rng: np.random.Generator) -> str:
     for family in sorted({case.family for case in held}):
         right = np.concatenate([case.right for case in held if case.family == family])
         days = (~right[: len(right) // DAILY * DAILY]).reshape(-1, DAILY).astype(float)
+        limit = bets.limit(1 - (float(days.mean()) - bets.TOLERANCE), 0)
         alarms = []
         for _ in range(10 * runs):
             blocks = [bets.Block(day.tolist(), 0.0, int(day.sum())) for day in rng.permutation(days)]
-            rows = 500
-            accepted = 1 - rng.binomial(rows, days.mean() - bets.TOLERANCE) / rows
-            alarms.append(alarm(blocks, bets.limit(accepted, rows)) < NEVER)
+            alarms.append(alarm(blocks, limit) < NEVER)
         told.append(f"{family} {np.mean(alarms):.3f} in {len(days)} days")
     return ", ".join(told)
 
