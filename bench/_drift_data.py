@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,19 @@ import numpy as np
 
 Figure = tuple[str, str, str]
 """Number and name, what is to hold, and what was measured."""
+Figures = Callable[[Path, int, int], Iterator[Figure]]
+"""(data folder, runs, seed) -> figures, as they are measured."""
+
+
+def main(description: str | None, figures: Figures, runs: int = 20) -> None:
+    """Read the command line of one part and print its figures."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--runs", type=int, default=runs)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    for name, hold, measured in figures(options.data, options.runs, options.seed):
+        print(f"{name} [{hold}]: {measured}", flush=True)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,6 @@ are computed once for all days; that this changes nothing is tried with whole da
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from _drift_data import Figure, evidently_finds, read
+from _drift_data import Figure, evidently_finds, main, read
 from scipy.stats import f as fisher
 
 from keeperd.api import Context, Window
@@ -222,15 +221,5 @@ def figures(data: Path, runs: int, seed: int) -> Iterator[Figure]:
     yield "  the detector itself raises the same alarms", "yes", same_by_detector(draw(0, 100.0), pool)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    for name, hold, measured in figures(options.data, options.runs, options.seed):
-        print(f"{name} [{hold}]: {measured}", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, figures)

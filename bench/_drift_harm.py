@@ -10,8 +10,6 @@ accuracy is known. Everything else is keeperd's own.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
@@ -20,6 +18,7 @@ from statistics import NormalDist, median_high
 from typing import Any
 
 import numpy as np
+from _drift_data import Figure, main, read
 
 from keeperd.api import Prediction
 from keeperd.drift import bets, harm
@@ -32,16 +31,9 @@ SOON, LONG, GOOD = 30, 120, 60
 NEVER = 10**6
 
 Rows = list[dict[str, Any]]
-Figure = tuple[str, str, str]
 
 
 # --- data -----------------------------------------------------------------------------------------
-
-
-def lines(path: Path) -> Rows:
-    """The rows of a file of JSON lines."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
 
 
 def some(rows: Rows, count: int) -> Rows:
@@ -59,11 +51,11 @@ def parts(rows: Rows, key: str, length: int, count: int) -> list[Rows]:
 
 def texts_of(data: Path) -> dict[str, Rows]:
     """About 12,000 rows of four data sets."""
-    train, test = lines(data / "clinc150" / "train.jsonl"), lines(data / "clinc150" / "test.jsonl")
-    tweets = lines(data / "tweet-sentiment" / "data.jsonl")
+    train, test = read(data / "clinc150" / "train.jsonl"), read(data / "clinc150" / "test.jsonl")
+    tweets = read(data / "tweet-sentiment" / "data.jsonl")
     months = [row for row in tweets if row["time"] >= "2014"]
-    reviews = parts(lines(data / "reviews-15" / "train.jsonl"), "domain", 99, 220)
-    tests = parts(lines(data / "reviews-15" / "test.jsonl"), "domain", 99, 80)
+    reviews = parts(read(data / "reviews-15" / "train.jsonl"), "domain", 99, 220)
+    tests = parts(read(data / "reviews-15" / "test.jsonl"), "domain", 99, 80)
     return {
         "clinc-train": some([row for row in train if row["label"] != "oos"], 2700),
         "clinc-test": some([row for row in test if row["label"] != "oos"], 700)
@@ -72,7 +64,7 @@ def texts_of(data: Path) -> dict[str, Rows]:
         "reviews-test": [*chain(*tests)],
         "tweets-train": some([row for row in tweets if row["time"] < "2014"], 1400),
         "tweets-test": [*chain(*parts(months, "time", 7, 120)[-8:])],
-        "headlines": lines(data / "policy-topics" / "headlines.jsonl"),
+        "headlines": read(data / "policy-topics" / "headlines.jsonl"),
     }
 
 
@@ -395,15 +387,5 @@ def figures(data: Path, runs: int, seed: int) -> Iterator[Figure]:
         yield from measure(cases, runs, rng)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    for name, hold, measured in figures(options.data, options.runs, options.seed):
-        print(f"{name} [{hold}]: {measured}", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, figures)
