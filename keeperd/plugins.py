@@ -15,7 +15,8 @@ import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from functools import lru_cache
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -67,8 +68,15 @@ def _from_entry_point(point: EntryPoint) -> PluginInfo:
         raise PluginError(
             f"entry point {point.name!r} ({point.value}): name it KIND.NAME, such as strategy.{point.name}"
         )
-    source = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
-    return PluginInfo(kind, name, point.value, source)
+    return PluginInfo(kind, name, point.value, _source(point.dist) if point.dist else "unknown")
+
+
+@lru_cache(maxsize=64)
+def _source(distribution: Distribution) -> str:
+    """Its name and version. Both are read from its whole description, which takes milliseconds, and one
+    distribution has many plugins."""
+    metadata = distribution.metadata
+    return f"{metadata['Name']} {metadata['Version']}"
 
 
 def _from_file(path: Path) -> PluginInfo:

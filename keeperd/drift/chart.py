@@ -25,7 +25,7 @@ def chart(told: Mapping[str, Any]) -> bytes:
 
     blocks = told["blocks"]
     days = [_day(one["to"]) for one in blocks]
-    figure = Figure(figsize=(5.2, 4.4), layout="constrained")
+    figure = Figure(figsize=(4.2, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     top, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=(5, 3, 1))
     _windows(top, days, blocks)
