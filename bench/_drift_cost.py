@@ -10,7 +10,6 @@ n-grams alone, imports left out.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 import warnings
@@ -20,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from _drift_data import Figure, read
+from _drift_data import Figure, main, read
 from threadpoolctl import threadpool_limits
 
 from keeperd.api import Context, Window
@@ -147,18 +146,5 @@ def figures_of(which: str, drawn: Sequence[Texts], folder: Path, seed: int) -> I
         yield f"8 single check, {REFERENCE} and {rows} {which}", hold, told(found)
 
 
-def main() -> None:
-    """Read the command line and print the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    for name, hold, measured in figures(options.data, options.runs, options.seed):
-        print(f"{name} [{hold}]: {measured}", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, figures, runs=5)

@@ -5,12 +5,16 @@ Heavy libraries are imported inside fixtures, so that light tests stay light.
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Tests run beside one another: with threads of its own in each, numpy's BLAS waits more than it works.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 TOPICS = {
     "food": [
