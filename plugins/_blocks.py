@@ -189,11 +189,6 @@ class BlockModel:
         """The model of all other blocks."""
         return BlockModel(np.delete(self.means, block, 0), np.delete(self.sizes, block), self.within)
 
-    def own_scores(self) -> Doubles:
-        """Each block's score against all the others, (blocks,)."""
-        count = len(self.means)
-        return np.array([self.without(b).score(self.means[b], self.sizes[b], 1) for b in range(count)])
-
 
 def block_model(rows: Doubles, split: Split) -> BlockModel:
     """The model of projected reference rows (n, k)."""

@@ -76,6 +76,12 @@ class Channel:
         rows = max(1, min(_blocks.ROWS, int(np.median(self.model.sizes))))
         return _sequence.Rules(budget, rows, max(1, round(self.days_each)))
 
+    def p(self, features: Floats, blocks: float) -> float:
+        """Probability that a further stretch of the reference, of so many rows (n, d) and blocks, would lie
+        as far from it as these."""
+        score = self.model.score(self.axes.project(features).mean(0), len(features), blocks)
+        return _blocks.p_of_score(score, self.own)
+
     def parts(self, features: Floats, dates: Sequence[str]) -> list[_sequence.Part]:
         """Rows (n, d) with their days (n,) as sums by day; of each day at most `MOST_IN_BLOCK` rows, the
         first ones."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keeperd_plugins import _blocks, _ngrams, _permutation, _shares, _terms, _tokens
+from keeperd_plugins import _blocks, _channels, _ngrams, _permutation, _shares, _terms, _tokens
 
 if TYPE_CHECKING:
     from pandas import Series
@@ -116,10 +116,8 @@ class Judge:
 
     def _by_days(self, counts: Any, m: int, split: _blocks.Split) -> float:
         rows = _ngrams.sketch(_ngrams.features(counts), SKETCH, self._seed)
-        axes = _blocks.axes(rows[:m])
-        model = _blocks.block_model(axes.project(rows[:m]), split)
-        score = model.score(axes.project(rows[m:]).mean(0), len(rows) - m, self._blocks())
-        return _blocks.p_of_score(score, model.own_scores())
+        channel = _channels.fit(rows[:m], split)
+        return 0.0 if channel is None else channel.p(rows[m:], self._blocks())
 
     def _blocks(self) -> float:
         """Blocks of the reference's size that the current window spans."""

@@ -155,11 +155,7 @@ class Reference:
         """Probability that a further stretch of the reference would lie as far from it as this
         sample; None without dates."""
         channel = self.channel(TEXT)
-        if channel is None:
-            return None
-        rows = channel.axes.project(self.text_features(sample))
-        score = channel.model.score(rows.mean(0), len(sample), self.blocks_in(sample))
-        return _blocks.p_of_score(score, channel.own)
+        return None if channel is None else channel.p(self.text_features(sample), self.blocks_in(sample))
 
 
 def fit(window: Window, rows: int, seed: int) -> Reference:

@@ -36,12 +36,12 @@ def test_the_interval_of_counts_covers() -> None:
 
 
 def test_measured_harm() -> None:
-    fell = harm.measured(60, 100, 0.9, 1000)
+    fell = harm.of_labels(powered.counted(0.6, 100), 100, powered.counted(0.9, 1000))
     assert fell.how == "labels" and not fell.abstained and fell.rows == 100
     assert fell.accuracy == 0.6 and fell.estimate == pytest.approx(0.3)
     assert fell.low is not None and fell.high is not None and 0.2 < fell.low < 0.3 < fell.high
     assert fell.p_value is not None and fell.p_value < 0.001
-    same = harm.measured(90, 100, 0.9, 1000)
+    same = harm.of_labels(powered.counted(0.9, 100), 100, powered.counted(0.9, 1000))
     assert same.low is not None and same.low < 0 < (same.high or 0)
     assert same.p_value == pytest.approx(0.5, abs=0.05)
 
@@ -167,7 +167,7 @@ def test_fifty_labels_measure_and_nine_do_not() -> None:
     assert found.low is not None and found.high is not None and found.low < 0.2 < found.high
     assert found.accuracy == pytest.approx(right.mean(), abs=0.1) and found.accepted == 0.9
     assert found.p_value is not None and found.p_value < 0.01 and "picked" in found.why
-    plain = harm.measured(int(right[:50].sum()), 50, 0.9, 1000)
+    plain = harm.of_labels(powered.counted(right[:50].mean(), 50), 50, powered.counted(0.9, 1000))
     assert plain.low is not None and plain.high is not None
     assert found.high - found.low < plain.high - plain.low
     guessed = harm.loss(harm.Asked(answers, np.arange(400) < 9, right), accepted())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keeperd_plugins import _blocks, _ngrams, _permutation
+from keeperd_plugins import _blocks, _channels, _ngrams, _permutation
 
 
 def test_leave_one_out_scores_are_those_of_refitting_without_each_row() -> None:
@@ -113,10 +113,10 @@ def test_the_block_model_holds_its_level_under_bursts() -> None:
     for seed in range(60):
         rng = np.random.default_rng(seed)
         rows = rng.normal(size=(1200, 12)) + rng.normal(size=(30, 12))[split.block] * 0.5
-        model = _blocks.block_model(rows, split)
-        own = model.own_scores()
-        day = rng.normal(size=(200, 12)) + rng.normal(size=12) * 0.5
-        alarms += _blocks.p_of_score(model.score(day.mean(0), 200, 1), own) <= 0.05
-        found += _blocks.p_of_score(model.score(day.mean(0) + 3.0, 200, 1), own) <= 0.01
+        channel = _channels.fit(rows.astype(np.float32), split)
+        assert channel is not None
+        day = (rng.normal(size=(200, 12)) + rng.normal(size=12) * 0.5).astype(np.float32)
+        alarms += channel.p(day, 1) <= 0.05
+        found += channel.p(day + np.float32(3.0), 1) <= 0.01
     assert alarms <= 9  # binomial(60, .05)
     assert found == 60

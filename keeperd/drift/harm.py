@@ -111,7 +111,7 @@ def loss(asked: Asked, accepted: Accepted) -> Harm:
     sure = confidence(asked.answers, accepted)
     right = asked.right[asked.labelled]
     now = powered.accuracy(right, sure[asked.labelled], sure[sampled])
-    return _of_labels(now, labelled, powered.counted(accuracy, rows))
+    return of_labels(now, labelled, powered.counted(accuracy, rows))
 
 
 def _accepted(accepted: Accepted) -> tuple[float | None, int]:
@@ -126,13 +126,8 @@ def confidence(answers: Prediction, accepted: Accepted) -> Doubles:
     return powered.confidence(answers.logits, calibration)
 
 
-def measured(right: int, rows: int, accepted: float, accepted_rows: int) -> Harm:
-    """Harm from labels alone: so many right of so many rows, accepted with an accuracy on so many."""
-    now = powered.counted(right / rows, rows)
-    return _of_labels(now, rows, powered.counted(accepted, accepted_rows))
-
-
-def _of_labels(now: powered.Accuracy, rows: int, before: powered.Accuracy) -> Harm:
+def of_labels(now: powered.Accuracy, rows: int, before: powered.Accuracy) -> Harm:
+    """Harm from the accuracy now, measured with so many labelled rows, and the one that was accepted."""
     low, high = powered.difference(before, now)
     return Harm(
         how="labels",
